@@ -1,0 +1,178 @@
+"""Config → everything an XP reads: recordings, prepared arrays, splits, segments, features, montages."""
+import logging
+import random
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bm.batch import BatchSpec, FeatureSpec
+from bm.config import Config, Dset, nearest
+from bm.data.audit import Audit, audit
+from bm.data.loader import Montages, SegmentDataset
+from bm.data.prepare import Prepared, filter_length, prepare_all
+from bm.data.segments import Window, segment_table
+from bm.data.tracks import Bank, build_bank, word_mask
+from bm.events import check_events, make_blocks
+from bm.features import build_feature
+from bm.splits import SPLITS, SplitRule, plan_blocks
+from bm.store import Store
+from bm.studies.base import STUDIES, Recording, Study
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """All data of an XP. `segments` is the table whose row numbers are segment ids."""
+
+    recordings: list[Recording]
+    prepared: list[Prepared]
+    events: list[pd.DataFrame]
+    blocks: pd.DataFrame
+    segments: pd.DataFrame
+    banks: list[Bank]
+    words: list[np.ndarray]
+    montages: Montages
+    subjects: list[int]
+    windows: dict[str, Window]
+    spec: BatchSpec
+    audit: Audit
+
+    def dataset(self, split: str) -> SegmentDataset:
+        """The dataset that gathers segments of the length used in `split`."""
+        return SegmentDataset([p.array for p in self.prepared], self.montages, self.segments,
+                              self.windows[split].samples(round(self.spec.sample_rate)), self.subjects, self.banks,
+                              self.words)
+
+    def ids(self, split: str) -> np.ndarray:
+        """Ids of the segments of a split."""
+        return np.flatnonzero((self.segments["split"] == split).to_numpy())
+
+
+def build_studies(cfg: Config, root: Path) -> list[Study]:
+    """The study of each selection, prepared (downloaded or made) if it has to be."""
+    import bm.studies  # noqa: F401  registers them
+    studies = []
+    for name in cfg.dset.selections:
+        selection = dict(cfg.selections[name])
+        key = selection.pop("study")
+        if key not in STUDIES:
+            raise ValueError(f"selections.{name}.study: unknown study {key!r}; known: {', '.join(sorted(STUDIES))}"
+                             + nearest(key, STUDIES))
+        path = root / cfg.study_paths[key] if key in cfg.study_paths else None
+        study = STUDIES[key](path, **selection)
+        study.prepare()
+        studies.append(study)
+    return studies
+
+
+def list_recordings(studies: list[Study], dset: Dset) -> tuple[list[Recording], list[Study]]:
+    """The recordings of all studies, interleaved, as `n_recordings`, `skip_recordings` and the shuffle ask; and the
+    study of each.
+
+    Raises:
+        ValueError: a uid twice, or no recording.
+    """
+    lists = []
+    for study in studies:
+        listed = [(recording, study) for recording in study.recordings()]
+        if dset.shuffle_recordings_seed > 0:
+            random.Random(dset.shuffle_recordings_seed).shuffle(listed)
+        lists.append(listed)
+    pairs = [pair for row in zip_longest(*lists) for pair in row if pair is not None]
+    names = pd.Series([recording.name for recording, _ in pairs], dtype=str)
+    if names.duplicated().any():
+        raise ValueError(f"two recordings are called {names[names.duplicated()].iloc[0]!r}: uids must be unique within "
+                         "a study, and a study may be selected once")
+    chosen = pairs[dset.skip_recordings:dset.skip_recordings + dset.n_recordings]
+    if not chosen:
+        raise ValueError(f"no recording is left: the selections {dset.selections} have {len(pairs)}, and "
+                         f"dset.skip_recordings is {dset.skip_recordings}")
+    return [recording for recording, _ in chosen], [study for _, study in chosen]
+
+
+def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.DataFrame], durations: list[float],
+          dset: Dset) -> pd.DataFrame:
+    """Blocks and splits, study by study (each has its own rule)."""
+    purge = filter_length(dset.sample_rate, dset.highpass) if dset.purge is None else dset.purge
+    rule = SplitRule(dset.test_ratio, dset.valid_ratio, dset.remove_ratio, dset.split_assign_seed,
+                     dset.min_block_duration, dset.min_n_blocks_per_split, purge)
+    plans = []
+    for study in dict.fromkeys(studies):
+        own = [i for i, s in enumerate(studies) if s is study]
+        base = pd.concat([make_blocks(events[i], study.blocks, durations[i], recordings[i].name).assign(recording=i)
+                          for i in own], ignore_index=True)
+        sounds = pd.concat([events[i][events[i]["kind"] == "sound"].assign(recording=i) for i in own],
+                           ignore_index=True)
+        merge = study.merge_blocks and not dset.force_uid_assignement
+        plans.append(plan_blocks(base, sounds, durations, rule, merge))
+    return pd.concat(plans, ignore_index=True).sort_values(["recording", "start"], ignore_index=True)
+
+
+def _limit_subjects(segments: pd.DataFrame, subjects: list[int], dset: Dset) -> pd.DataFrame:
+    """Keeps the first subjects only, where `n_subjects` (train, valid) or `n_subjects_test` ask for it."""
+    rank = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
+    order = segments["recording"].map(lambda r: rank[subjects[r]])
+    limits = {"train": dset.n_subjects, "valid": dset.n_subjects, "test": dset.n_subjects_test}
+    limit = segments["split"].map({split: n or len(rank) for split, n in limits.items()} | {"removed": 0})
+    return segments[order < limit].reset_index(drop=True)
+
+
+def assemble(cfg: Config, root: Path) -> Data:
+    """Builds all data of an XP; everything slow is cached. Relative paths start at `root`.
+
+    Raises:
+        ValueError: bad events, an empty split, a leak (`splits.LeakError`)… each with its place and cure.
+    """
+    dset = cfg.dset
+    store = Store(root / cfg.cache)
+    recordings, studies = list_recordings(build_studies(cfg, root), dset)
+    prepared = prepare_all(recordings, store, dset.sample_rate, dset.highpass, cfg.num_workers)
+    durations = [p.duration for p in prepared]
+    lengths = [len(p.array) for p in prepared]
+    events = [check_events(recording.events(), recording.name, duration)
+              for recording, duration in zip(recordings, durations, strict=True)]
+    blocks = _plan(recordings, studies, events, durations, dset)
+
+    subject_names = sorted({(r.study, r.subject) for r in recordings})
+    subjects = [subject_names.index((r.study, r.subject)) for r in recordings]
+    short = Window(dset.tmin, dset.tmax, dset.condition)
+    windows = {"train": short, "valid": short, "test": Window(*dset.test_window, dset.test.condition)}
+    segments = segment_table(events, blocks, lengths, windows, dset.sample_rate, [r.name for r in recordings])
+    segments = _limit_subjects(segments, subjects, dset)
+    report = audit(segments)
+    logger.info("leak audit:\n%s", report.table.drop(columns="example").to_string(index=False))
+    report.check(dset.strict_text)
+    _check_sizes(segments, blocks, recordings, dset)
+
+    sounds = pd.concat([table[table["kind"] == "sound"] for table in events])
+    files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
+    banks = [build_bank(build_feature(name, dset.features_params.get(name, {})), blocks, files, lengths,
+                        dset.sample_rate, dset.feature_resampling, store) for name in dset.features]
+    words = [word_mask(table, length, dset.sample_rate) for table, length in zip(events, lengths, strict=True)]
+    if not dset.event_mask:
+        words = [np.ones_like(mask) for mask in words]
+    montages = Montages.from_tables([p.channels for p in prepared])
+    spec = BatchSpec(
+        channels=montages.valid.shape[1], times=short.samples(dset.sample_rate), sample_rate=dset.sample_rate,
+        tmin=dset.tmin, subjects=tuple(f"{study}/{subject}" for study, subject in subject_names),
+        features=tuple(FeatureSpec(b.feature.name, b.feature.dim, dset.sample_rate, b.feature.n_classes)
+                       for b in banks))
+    return Data(recordings, prepared, events, blocks, segments, banks, words, montages, subjects, windows, spec, report)
+
+
+def _check_sizes(segments: pd.DataFrame, blocks: pd.DataFrame, recordings: list[Recording], dset: Dset) -> None:
+    """Logs what each split holds; an empty one is an error unless allowed."""
+    for split in SPLITS:
+        own = segments[segments["split"] == split]
+        minutes = (blocks["stop"] - blocks["start"])[blocks["split"] == split].sum() / 60
+        logger.info("%-5s: %6d segments, %5d different, %3d recordings, %3d blocks, %.1f min", split, len(own),
+                    own["candidate"].nunique(), own["recording"].nunique(), (blocks["split"] == split).sum(), minutes)
+        if len(own) == 0 and not dset.allow_empty_split:
+            raise ValueError(
+                f"split {split!r} is empty: {len(recordings)} recordings, {(blocks['split'] == split).sum()} blocks of "
+                f"it, none holds a whole window of {dset.tmax - dset.tmin:g} s. Use more data, a shorter window, other "
+                "ratios or a larger dset.min_block_duration; or dset.allow_empty_split=true")

@@ -1,0 +1,198 @@
+"""Segment ids → one `Batch`, gathered for the whole batch at once; scaling and the rest happen on the device."""
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bm.batch import Batch
+from bm.data.scaling import BrainScaler, FeatureScaler, Scalers, fit_feature, robust_center_scale
+from bm.data.tracks import Bank
+
+#: separate random streams, so that a change in one leaves the others alone
+LOADER_STREAM, SCALER_STREAM = 1, 2
+
+
+@dataclass(frozen=True)
+class Montages:
+    """Sensors of every recording, padded to the largest: `valid (R, C)`, `positions (R, C, 3)`, `layout (R, C, 2)`."""
+
+    valid: np.ndarray
+    positions: np.ndarray
+    layout: np.ndarray
+
+    @classmethod
+    def from_tables(cls, tables: Sequence[pd.DataFrame]) -> "Montages":
+        """From one channels table per recording; bad channels are not valid."""
+        channels = max(len(table) for table in tables)
+        valid = np.zeros((len(tables), channels), dtype=bool)
+        positions = np.full((len(tables), channels, 3), np.nan, dtype=np.float32)
+        layout = np.full((len(tables), channels, 2), np.nan, dtype=np.float32)
+        for i, table in enumerate(tables):
+            valid[i, :len(table)] = ~table["bad"].to_numpy(bool)
+            positions[i, :len(table)] = table[["x", "y", "z"]]
+            layout[i, :len(table)] = table[["layout_x", "layout_y"]]
+        return cls(valid, positions, layout)
+
+
+class SegmentDataset(Dataset):
+    """All segments of one window length. `dataset[ids]` is a raw `Batch`: brain in SI units, features unscaled.
+
+    Args:
+        arrays: `(time, channels)` of each recording, memory-mapped.
+        montages: their sensors.
+        segments: the segment table; ids are its row numbers.
+        samples: T of every segment asked for.
+        subjects: subject index of each recording.
+        banks: features.
+        words: `(time,)` bool of each recording.
+    """
+
+    def __init__(self, arrays: list[np.ndarray], montages: Montages, segments: pd.DataFrame, samples: int,
+                 subjects: Sequence[int], banks: list[Bank], words: list[np.ndarray]) -> None:
+        self.arrays, self.montages, self.samples = arrays, montages, samples
+        self.banks, self.words = banks, words
+        self.first = segments["first"].to_numpy(np.int64)
+        self.recording = segments["recording"].to_numpy(np.int64)
+        self.subjects = np.asarray(subjects, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def gather_brain(self, ids: np.ndarray) -> np.ndarray:
+        """`(B, T, C)` float32; channels a recording lacks are 0."""
+        n, channels = self.samples, self.montages.valid.shape[1]
+        out = np.empty((len(ids), n, channels), dtype=np.float32)
+        for row, recording, first in zip(out, self.recording[ids], self.first[ids], strict=True):
+            array = self.arrays[recording]  # a segment is one contiguous read
+            row[:, :array.shape[1]] = array[first:first + n]
+            row[:, array.shape[1]:] = 0
+        return out
+
+    def __getitems__(self, ids: Sequence[int]) -> Batch:
+        ids = np.array(ids, dtype=np.int64)
+        recording = self.recording[ids]
+        at = list(zip(recording, self.first[ids], strict=True))
+        features = {}
+        for bank in self.banks:
+            index = np.stack([bank.gather_index(r, first, self.samples) for r, first in at])
+            features[bank.feature.name] = torch.from_numpy(bank.rows[index]).transpose(1, 2)
+        words = np.stack([self.words[r][first:first + self.samples] for r, first in at])
+        return Batch(
+            brain=torch.from_numpy(self.gather_brain(ids)).transpose(1, 2),
+            channel_mask=torch.from_numpy(self.montages.valid[recording]),
+            positions=torch.from_numpy(self.montages.positions[recording]),
+            layout=torch.from_numpy(self.montages.layout[recording]),
+            subject=torch.from_numpy(self.subjects[recording]),
+            recording=torch.from_numpy(recording),
+            segment=torch.from_numpy(ids),
+            features=features,
+            masks={"word": torch.from_numpy(words)},
+        )
+
+
+@dataclass
+class Finish:
+    """Raw batch → what the model sees; all of it on the batch's device.
+
+    Baseline (mean over the first `baseline` samples subtracted), robust scale, clamp at ±`max_scale`, invalid channels
+    to 0, features standardised, brain delayed by `offset` samples against them.
+    """
+
+    scalers: Scalers
+    baseline: int
+    max_scale: float | None
+    offset: int
+
+    def to(self, device: torch.device | str) -> "Finish":
+        return Finish(self.scalers.to(device), self.baseline, self.max_scale, self.offset)
+
+    def __call__(self, batch: Batch) -> Batch:
+        brain = batch.brain
+        if brain is not None:
+            if self.baseline:
+                brain = brain - brain[:, :, :self.baseline].mean(2, keepdim=True)
+            brain = self.scalers.brain(brain, batch.recording) * batch.channel_mask[:, :, None]
+            if self.max_scale is not None:
+                brain = brain.clamp_(-self.max_scale, self.max_scale)
+            brain = brain[:, :, self.offset:].contiguous()
+        keep = slice(None, -self.offset if self.offset else None)
+        features = {name: self.scalers.features[name](x[:, :, keep]).contiguous() for name, x in batch.features.items()}
+        masks = {name: mask[:, keep] for name, mask in batch.masks.items()}
+        return batch.replace(brain=brain, features=features, masks=masks)
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Batches of segment ids; the order depends on (seed, epoch) alone, whatever the number of workers.
+
+    Args:
+        ids: segments to draw from.
+        batch_size: segments per batch; the last one may be smaller.
+        seed: None keeps the order of `ids`.
+        max_batches: at most so many.
+    """
+
+    def __init__(self, ids: np.ndarray, batch_size: int, seed: int | None = None, max_batches: int | None = None
+                 ) -> None:
+        self.ids, self.batch_size, self.seed, self.max_batches = ids, batch_size, seed, max_batches
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return min(-(-len(self.ids) // self.batch_size), self.max_batches or len(self.ids))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        ids = self.ids
+        if self.seed is not None:
+            ids = np.random.default_rng([self.seed, LOADER_STREAM, self.epoch]).permutation(ids)
+        for batch in range(len(self)):
+            yield ids[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
+
+
+def make_loader(dataset: SegmentDataset, sampler: EpochSampler, num_workers: int, pin: bool) -> DataLoader:
+    """Batches of `sampler`, gathered in `num_workers` processes (0: in this one)."""
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin, collate_fn=_same,
+                      persistent_workers=num_workers > 0)
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def fit_scalers(dataset: SegmentDataset, train: np.ndarray, baseline: int, event_mask: bool, per_channel: bool,
+                n_per_recording: int, n_features: int, seed: int) -> Scalers:
+    """Fits the scales on train segments chosen by their own random stream.
+
+    Args:
+        train: ids of the train segments.
+        baseline: samples whose mean is subtracted first.
+        event_mask: features are fitted on samples where a word is heard.
+        n_per_recording, n_features: segments to look at, per recording and in all; no more than there are.
+    """
+    rng = np.random.default_rng([seed, SCALER_STREAM])
+    n_recordings, channels = dataset.montages.valid.shape
+    center, scale = np.zeros((n_recordings, channels), np.float32), np.ones((n_recordings, channels), np.float32)
+    for recording in range(n_recordings):
+        own = train[dataset.recording[train] == recording]
+        if len(own) == 0:  # heard in held-out splits alone: its own statistics, which know nothing of the stimulus
+            own = np.flatnonzero(dataset.recording == recording)
+        if len(own) == 0:
+            continue
+        brain = dataset.gather_brain(np.sort(rng.permutation(own)[:n_per_recording]))
+        if baseline:
+            brain -= brain[:, :baseline].mean(1, keepdims=True)
+        center[recording], scale[recording] = robust_center_scale(brain.reshape(-1, channels))
+    chosen = np.sort(rng.permutation(train)[:n_features])
+    at = list(zip(dataset.recording[chosen], dataset.first[chosen], strict=True))
+    heard = [dataset.words[recording][first:first + dataset.samples] for recording, first in at]
+    features: dict[str, FeatureScaler] = {}
+    for bank in dataset.banks:
+        if not bank.feature.normalize:
+            features[bank.feature.name] = FeatureScaler(torch.zeros(1), torch.ones(1))
+            continue
+        rows = [bank.gather_index(recording, first, dataset.samples) for recording, first in at]
+        seen = np.concatenate([r[w] for r, w in zip(rows, heard, strict=True)] if event_mask else rows)
+        counts = np.bincount(seen, minlength=len(bank.rows))
+        features[bank.feature.name] = fit_feature(bank.rows, counts, per_channel, bank.feature.name)
+    return Scalers(BrainScaler(torch.from_numpy(center), torch.from_numpy(scale)), features)

@@ -1,0 +1,119 @@
+"""Raw recordings → prepared arrays: `(time, channels)` float32 at `dset.sample_rate`, filtered, memory-mapped."""
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bm.store import Store, file_identity
+from bm.studies.base import Recording, Signal
+
+logger = logging.getLogger(__name__)
+
+#: channels filtered at once: bounds the memory beside the raw and the prepared array
+CHANNEL_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One prepared recording, in a folder of the store."""
+
+    folder: Path
+    sample_rate: float
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """`(time, channels)` float32, memory-mapped, in units of `channels`."""
+        return np.load(self.folder / "brain.npy", mmap_mode="r")
+
+    @cached_property
+    def channels(self) -> pd.DataFrame:
+        """The channels table of `studies.base.CHANNEL_COLUMNS`."""
+        return pd.read_parquet(self.folder / "channels.parquet")
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.array) / self.sample_rate
+
+
+def filter_length(sample_rate: float, highpass: float) -> float:
+    """Half the length (s) of the filters of `prepare`: how far an instant spreads."""
+    half = 24 / (0.945 * sample_rate)  # julius.ResampleFrac: 24 zero crossings, roll-off 0.945
+    return half + (8 / highpass / 2 if highpass else 0)  # julius.lowpass_filter: 8 zero crossings
+
+
+def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str) -> np.ndarray:
+    """Resamples (band-limited, julius) and high-passes (x − lowpass(x)) a signal.
+
+    Returns:
+        `(⌊time · sample_rate / rate⌋, channels)` float32.
+
+    Raises:
+        ValueError: for a rate below `sample_rate`, or NaN in a signal that may not have any.
+    """
+    import julius
+    import torch
+    if signal.rate is None:
+        raise ValueError(f"{where}: the signal has one row per event and no sampling rate: it cannot be resampled")
+    old = round(signal.rate)
+    if old < sample_rate:
+        raise ValueError(f"{where}: dset.sample_rate is {sample_rate} Hz but the recording has {signal.rate:g} Hz; "
+                         f"choose {old} Hz or less")
+    raw = _read_float32(signal)
+    if not np.isfinite(raw).all():
+        bad = ~np.isfinite(raw)
+        names = signal.channels["name"].to_numpy()[bad.any(0)]
+        raise ValueError(f"{where}: {int(bad.sum())} values that are not finite in channels {', '.join(names[:5])}; "
+                         "expected finite numbers: mark the channels bad and interpolate them, or cut the span out")
+    out = np.empty((raw.shape[0] * sample_rate // old, raw.shape[1]), dtype=np.float32)
+    with torch.no_grad():
+        for first in range(0, raw.shape[1], CHANNEL_CHUNK):
+            chunk = slice(first, first + CHANNEL_CHUNK)
+            x = torch.from_numpy(np.ascontiguousarray(raw[:, chunk].T))
+            # a mean of 1e-9 T under a signal of 1e-13 T would leave its rounding error in the filter's output
+            mean = x.mean(1, keepdim=True)
+            x = julius.resample_frac(x - mean, old, sample_rate)
+            x = x - julius.lowpass_filter(x, highpass / sample_rate) if highpass else x + mean
+            out[:, chunk] = x[:, :len(out)].T.numpy()
+    return out
+
+
+def _read_float32(signal: Signal, rows: int = 20_000) -> np.ndarray:
+    """The whole signal, read in pieces so that no float64 copy of it is ever held."""
+    out = np.empty(signal.shape, dtype=np.float32)
+    for start in range(0, signal.shape[0], rows):
+        stop = min(start + rows, signal.shape[0])
+        out[start:stop] = signal.read(start, stop)
+    return out
+
+
+def prepare(recording: Recording, store: Store, sample_rate: int, highpass: float) -> Prepared:
+    """The prepared recording, from the cache or made now. See `prepare_signal` for errors."""
+    key = {"stage": "prepare", "version": 1, "recording": recording.name, "sample_rate": sample_rate,
+           "highpass": highpass, "source": [file_identity(path) for path in recording.source_files()]}
+
+    def make(folder: Path) -> None:
+        signal = recording.signal()
+        np.save(folder / "brain.npy", prepare_signal(signal, sample_rate, highpass, recording.name))
+        signal.channels.to_parquet(folder / "channels.parquet")
+
+    return Prepared(store.get("prepared", key, make), sample_rate)
+
+
+def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, highpass: float, workers: int = 0
+                ) -> list[Prepared]:
+    """Prepares recordings side by side, with a progress bar when there is something to do."""
+    from concurrent.futures import as_completed
+    from os import cpu_count
+
+    from tqdm import tqdm
+    # threads: the filters release the interpreter, and every process would pay for importing torch
+    with ThreadPoolExecutor(workers or cpu_count() or 1) as pool:
+        jobs = [pool.submit(prepare, recording, store, sample_rate, highpass) for recording in recordings]
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", leave=False, disable=None):
+            job.result()
+    return [job.result() for job in jobs]

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from bm.conftest import channels_table
+from bm.data.prepare import filter_length, prepare, prepare_all, prepare_signal
+from bm.store import Store
+from bm.studies.base import Signal
+
+
+def test_golden_resampling_and_highpass():
+    n = np.arange(3000)
+    x = (np.sin(0.05 * n) + 0.01 * n).astype(np.float32)[:, None]
+    signal = Signal.from_array(x, 1000, channels_table(1))
+    y = prepare_signal(signal, 120, 0, "x")[:, 0]
+    assert y.shape == (360,) and y.dtype == np.float32
+    np.testing.assert_allclose(y[:4], [0.0533895, 0.4789791, 0.9119256, 1.1951077], atol=2e-5)
+    assert y[180] == pytest.approx(14.6122236, abs=2e-5)
+    z = prepare_signal(signal, 120, 0.5, "x")[:, 0]
+    np.testing.assert_allclose(z[:3], [-1.0658048, -0.6836185, -0.2947472], atol=2e-5)
+    assert z[180] == pytest.approx(-0.3992176, abs=2e-5)
+
+
+def test_filter_length_covers_the_filters():
+    # an impulse is felt no further than half the filters' length
+    x = np.zeros((12_000, 1), np.float32)
+    x[6000] = 1
+    for highpass in (0, 1.0):
+        y = prepare_signal(Signal.from_array(x, 1000, channels_table(1)), 100, highpass, "x")[:, 0]
+        far = np.abs(np.arange(len(y)) / 100 - 6) > filter_length(100, highpass) + 0.011
+        assert np.abs(y[far]).max() < 1e-6 < np.abs(y).max()
+
+
+def test_bad_signals_are_refused():
+    x = np.zeros((100, 3), np.float32)
+    with pytest.raises(ValueError, match="choose 100 Hz or less"):
+        prepare_signal(Signal.from_array(x, 100, channels_table(3)), 120, 0, "toy/r0")
+    with pytest.raises(ValueError, match="cannot be resampled"):
+        prepare_signal(Signal.from_array(x, None, channels_table(3)), 120, 0, "toy/r0")
+    x[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"toy/r0: 1 values that are not finite in channels MEG001"):
+        prepare_signal(Signal.from_array(x, 200, channels_table(3)), 120, 0, "toy/r0")
+
+
+def test_cached(recordings, tmp_path, monkeypatch):
+    store = Store(tmp_path / "cache")
+    first = prepare_all(recordings, store, 50, 0)
+    assert [p.array.shape for p in first] == [(3000, 6)] * 3 and first[0].array.flags.c_contiguous
+    assert list(first[0].channels["name"]) == [f"MEG{i:03d}" for i in range(6)]
+    monkeypatch.setattr(type(recordings[0]), "signal", lambda self: pytest.fail("read again"))
+    assert prepare(recordings[1], store, 50, 0).folder == first[1].folder

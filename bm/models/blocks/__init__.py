@@ -1,0 +1,1 @@
+"""Small modules shared by several models; each takes and returns plain tensors."""

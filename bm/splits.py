@@ -1,0 +1,179 @@
+"""Train, valid and test, without leaks.
+
+Splits are drawn once per *stimulus*, on the stimulus's own clock, and laid onto every recording where that stimulus is
+heard. So all who hear a sentence have it in one split, whatever a trigger's jitter or a missing annotation does to one
+of them; and the chunks of sound from which features are computed are the same for all.
+"""
+import hashlib
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+#: s; the same sentence at two places of one sound closer than this is one sentence annotated with jitter
+SAME_PLACE = 0.5
+
+
+class LeakError(ValueError):
+    """Something of a held-out split is also in another split."""
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How blocks are merged and assigned; the keys of `dset` with the same names."""
+
+    test_ratio: float = 0.2
+    valid_ratio: float = 0.1
+    remove_ratio: float = 0.0
+    split_assign_seed: int = 12
+    min_block_duration: float = 6.0
+    min_n_blocks_per_split: int = 1
+    purge: float = 0.0
+
+
+def split_score(uid: str, seed: int = 12) -> float:
+    """A number in [0, 1) drawn from the content of a block alone: `Random(sha256(uid) + seed).random()`."""
+    return random.Random(int(hashlib.sha256(uid.encode()).hexdigest(), 16) + seed).random()
+
+
+def assign_splits(uids: Sequence[str], rule: SplitRule) -> np.ndarray:
+    """"test", "valid", "removed" or "train" for each block uid: the first whose cumulative ratio exceeds its score.
+
+    Raises:
+        ValueError: when a split that has blocks has fewer than `min_n_blocks_per_split`.
+    """
+    names = np.array(["test", "valid", "removed", "train"], dtype=object)
+    edges = np.cumsum([rule.test_ratio, rule.valid_ratio, rule.remove_ratio])
+    scores = np.array([split_score(uid, rule.split_assign_seed) for uid in uids])
+    split = names[np.searchsorted(edges, scores, side="right")]
+    for name in SPLITS:
+        n = int((split == name).sum())
+        if 0 < n < rule.min_n_blocks_per_split:
+            raise ValueError(f"split {name!r} has {n} blocks, expected at least {rule.min_n_blocks_per_split}: lower "
+                             "dset.min_n_blocks_per_split or change the ratios or dset.split_assign_seed")
+    return split
+
+
+def merge_groups(start: np.ndarray, stop: np.ndarray, min_s: float, first: float | None = None) -> np.ndarray:
+    """Group number of each block when short ones are merged in order: a group is closed once it is longer than `min_s`.
+
+    Args:
+        start, stop: `(n,)` seconds, in order.
+        min_s: seconds; 0 merges nothing.
+        first: where the first group begins; its first block's start by default.
+    """
+    group = np.zeros(len(start), dtype=int)
+    current, begin = 0, start[0] if first is None and len(start) else first
+    for i in range(len(start)):  # few blocks, and each step needs the one before
+        group[i] = current
+        if stop[i] > begin + min_s or min_s == 0:
+            current, begin = current + 1, stop[i]
+    return group
+
+
+def _canonical(blocks: pd.DataFrame, stop_of: pd.Series, rule: SplitRule, merge: bool) -> pd.DataFrame:
+    """The blocks of every stimulus on its own clock: stimulus, start, stop (s in the file), uid.
+
+    `blocks` are those of all recordings; the place of a sentence in its sound is the median over recordings.
+    """
+    blocks = blocks.sort_values(["stimulus", "uid", "offset"], kind="stable")
+    new = (blocks["stimulus"] != blocks["stimulus"].shift()) | (blocks["uid"] != blocks["uid"].shift()) | (
+        blocks["offset"].diff() > SAME_PLACE)
+    place = blocks.groupby(new.cumsum().to_numpy(), sort=False).agg(
+        stimulus=("stimulus", "first"), uid=("uid", "first"), start=("offset", "median"))
+    place = place.sort_values(["stimulus", "start"], kind="stable").reset_index(drop=True)
+    place["start"] = place["start"].round(3)  # features are cached by these times
+    following = place.groupby("stimulus")["start"].shift(-1)
+    place["stop"] = following.fillna(place["stimulus"].map(stop_of)).round(3)
+    if merge and rule.min_block_duration > 0:
+        group = np.concatenate([merge_groups(part["start"].to_numpy(), part["stop"].to_numpy(), rule.min_block_duration)
+                                for _, part in place.groupby("stimulus", sort=False)])
+        place = place.groupby([place["stimulus"], group], sort=False).agg(
+            start=("start", "first"), stop=("stop", "last"), uid=("uid", ",".join)).reset_index("stimulus")
+    return place.reset_index(drop=True)
+
+
+def plan_blocks(base: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[float], rule: SplitRule,
+                merge: bool = True) -> pd.DataFrame:
+    """The blocks of every recording with their split.
+
+    Args:
+        base: `events.make_blocks` of all recordings, with a column `recording` (index).
+        sounds: the checked sound events of all recordings, with a column `recording`.
+        durations: of each recording, seconds.
+        rule: ratios, seed, merging, purge.
+        merge: whether the study lets short blocks be merged (blocks without a sound never are: they have no clock
+            that all subjects share).
+
+    Returns:
+        A table sorted by recording and start, blocks disjoint within a recording: `recording`, `start`, `stop` (s),
+        `uid`, `split`, `stimulus`, `chunk_start`, `chunk_stop` (s in the stimulus: the chunk features are made from),
+        `chunk_time` (s in the recording where the chunk begins). `start`–`stop` is shorter than the chunk where the
+        recording hears only part of it or `purge` trimmed it, longer where silence follows.
+    """
+    heard = base[base["stimulus"] != ""]
+    stop_of = (sounds["offset"] + sounds["duration"]).groupby(sounds["stimulus"]).max()
+    silent = base.loc[base["stimulus"] == "", ["recording", "start", "stop", "uid", "stimulus"]]
+    parts = [silent.assign(chunk_start=0.0, chunk_stop=0.0, chunk_time=0.0)] if len(silent) else []
+    if len(heard):
+        parts.append(_lay(_canonical(heard, stop_of, rule, merge), sounds, durations))
+    blocks = pd.concat(parts)
+    blocks = blocks.sort_values(["recording", "start"], kind="stable").reset_index(drop=True)
+    blocks = _drop_overlapping(blocks)
+    uids = blocks["uid"].unique()
+    blocks["split"] = blocks["uid"].map(dict(zip(uids, assign_splits(list(uids), rule), strict=True)))
+    return _purge(blocks, rule.purge)
+
+
+def _lay(plan: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[float]) -> pd.DataFrame:
+    """Lays the stimulus blocks onto each recording, through the sound events."""
+    sounds = sounds.sort_values(["recording", "start"], kind="stable").reset_index(drop=True)
+    following = sounds.groupby("recording")["start"].shift(-1)
+    sounds["next"] = following.fillna(sounds["recording"].map(dict(enumerate(durations))))
+    pairs = sounds.merge(plan, on="stimulus", suffixes=("_sound", ""))
+    low = np.maximum(pairs["start"], pairs["offset"])
+    high = np.minimum(pairs["stop"], pairs["offset"] + pairs["duration"])
+    shift = pairs["start_sound"] - pairs["offset"]
+    last = high >= pairs["offset"] + pairs["duration"] - 1e-3  # the silence after a sound belongs to its last block
+    stop = np.minimum(np.where(last, np.maximum(pairs["next"], high + shift), high + shift), pairs["next"])
+    laid = pd.DataFrame({
+        "recording": pairs["recording"], "start": low + shift, "stop": stop, "uid": pairs["uid"],
+        "stimulus": pairs["stimulus"], "chunk_start": pairs["start"], "chunk_stop": pairs["stop"],
+        "chunk_time": pairs["start"] + shift})
+    return laid[(high > low) & (laid["stop"] > laid["start"])]
+
+
+def _drop_overlapping(blocks: pd.DataFrame) -> pd.DataFrame:
+    """Drops blocks without a sound that overlap one with a sound (counted); two that both have one are an error."""
+    previous_stop = blocks.groupby("recording")["stop"].cummax().groupby(blocks["recording"]).shift(1)
+    overlap = (blocks["start"] < previous_stop - 1e-6).to_numpy(bool)
+    if overlap.any():
+        silent = (blocks["stimulus"] == "").to_numpy()
+        drop = (overlap & silent) | (np.r_[overlap[1:], False] & silent)
+        if not drop.any():
+            row = blocks[overlap].iloc[0]
+            raise ValueError(f"recording {row['recording']}: two sounds overlap at {row['start']:.3f} s (block "
+                             f"{row['uid'][:60]!r}): check the sounds' starts and durations")
+        logger.warning("%d blocks lie outside any sound but overlap one that does not: dropped", drop.sum())
+        return _drop_overlapping(blocks[~drop].reset_index(drop=True))
+    return blocks
+
+
+def _purge(blocks: pd.DataFrame, purge: float) -> pd.DataFrame:
+    """Trims `purge` seconds where two splits touch: from train, then from valid, never from test."""
+    if purge <= 0 or len(blocks) < 2:
+        return blocks
+    rank = blocks["split"].map({"train": 0, "removed": 0, "valid": 1, "test": 2}).to_numpy()
+    start, stop = blocks["start"].to_numpy().copy(), blocks["stop"].to_numpy().copy()
+    same = blocks["recording"].to_numpy()[1:] == blocks["recording"].to_numpy()[:-1]
+    missing = np.where(same & (rank[1:] != rank[:-1]), np.maximum(purge - (start[1:] - stop[:-1]), 0), 0)
+    start[1:] += np.where(rank[1:] < rank[:-1], missing, 0)
+    stop[:-1] -= np.where(rank[:-1] < rank[1:], missing, 0)
+    blocks = blocks.assign(start=start, stop=stop)
+    return blocks[blocks["stop"] > blocks["start"]].reset_index(drop=True)

@@ -1,0 +1,49 @@
+"""Installs the library `bm`; experiments (conf, grids, scripts) run from the clone."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+?)"', (here / "bm/__init__.py").read_text()).group(1)
+
+# torch 2.15 is built for CUDA 13.2, against which the last torchaudio (2.11) does not import.
+install_requires = [
+    "torch>=2.11,<2.15",
+    "torchaudio>=2.11,<2.12",
+    "hydra-core>=1.3.8,<1.4",
+    "dora-search==0.1.13",
+    "treetable>=0.2.6",
+    "pydantic>=2.10",
+    "numpy>=2.0",
+    "scipy>=1.14",
+    "pandas>=3.0",
+    "pyarrow>=18",
+    "filelock>=3.16",
+    "tqdm>=4.66",
+    "julius>=0.2.7",
+    "soundfile>=0.12",
+    "mne>=1.13,<1.14",
+    "mne-bids>=0.20,<0.21",
+    "transformers>=5.0",
+    "submitit>=1.5.4",
+    "hiplot>=0.1.33",
+    "matplotlib>=3.9",
+]
+extras = {
+    # eSpeak NG (GPL-3) speaks the stories of the simulated study; nothing else needs it.
+    "demo": ["espeakng-loader==0.2.4"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13"],
+}
+
+setup(
+    name="bm",
+    version=version,
+    description="Study how the brain hears speech: decoding, encoding and comparison with networks",
+    author="the bm developers",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bm", "bm.*"]),
+    install_requires=install_requires,
+    extras_require=extras,
+)
