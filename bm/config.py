@@ -90,6 +90,9 @@ class Dset(_Section):
     valid_ratio: Ratio
     remove_ratio: Ratio
     split_assign_seed: int
+    split_by: Literal["stimulus", "subject"]
+    n_folds: Annotated[int, Field(ge=2)] | None
+    fold: Index
     min_block_duration: NonNegative
     force_uid_assignement: bool
     min_n_blocks_per_split: Index
@@ -108,6 +111,10 @@ class Dset(_Section):
         total = self.test_ratio + self.valid_ratio + self.remove_ratio
         if total >= 1:
             raise ValueError(f"dset.test_ratio + valid_ratio + remove_ratio is {total:g}: nothing is left to train on")
+        if self.n_folds is None and self.fold:
+            raise ValueError(f"dset.fold={self.fold} needs dset.n_folds")
+        if self.n_folds is not None and self.fold >= self.n_folds:
+            raise ValueError(f"dset.fold={self.fold}: folds go from 0 to dset.n_folds - 1 = {self.n_folds - 1}")
         if 2 * self.highpass >= self.sample_rate:
             raise ValueError(f"dset.highpass ({self.highpass} Hz) must be below half of "
                              f"dset.sample_rate ({self.sample_rate} Hz)")
@@ -153,7 +160,7 @@ class Config(_Section):
     override_n_subjects_model: Count | None
     cache: str
     features_models: str
-    model_name: str
+    model_name: Literal["simpleconv"]
     simpleconv: dict[str, Any]
     feature_model_name: str | None
     feature_model_params: dict[str, Any]

@@ -8,7 +8,8 @@ import pytest
 
 from bm.studies.base import CHANNEL_COLUMNS, Recording, Signal
 
-WORDS = ["the", "old", "ferry", "left", "its", "pier", "at", "dawn", "and", "nobody", "waved", "except", "one", "small", "dog"]
+WORDS = ["the", "old", "ferry", "left", "its", "pier", "at", "dawn", "and", "nobody", "waved", "except", "one",
+         "small", "dog"]
 
 
 def channels_table(n: int, bad: tuple[int, ...] = ()) -> pd.DataFrame:
@@ -51,8 +52,9 @@ class ToyRecording(Recording):
         rows = [{"kind": "sound", "start": self.onset, "duration": np.nan, "filepath": str(self.wav)}]
         for start, n, text in self.sentences:
             words = [f"{WORDS[i % len(WORDS)]}{text}" for i in range(n)]
-            rows += [{"kind": "word", "start": self.onset + start + 0.4 * i + self.jitter, "duration": 0.3, "word": word,
-                      "word_index": i, "word_sequence": " ".join(words), "condition": "sentence"}
+            begin = self.onset + start + self.jitter
+            rows += [{"kind": "word", "start": begin + 0.4 * i, "duration": 0.3, "word": word, "word_index": i,
+                      "word_sequence": " ".join(words), "condition": "sentence"}
                      for i, word in enumerate(words)]
         return pd.DataFrame(rows + self.extra)
 

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ class SplitRule:
     min_block_duration: float = 6.0
     min_n_blocks_per_split: int = 1
     purge: float = 0.0
+    fold: int = 0
+    n_folds: int | None = None
+    split_by: str = "stimulus"
 
 
 def split_score(uid: str, seed: int = 12) -> float:
@@ -43,15 +46,27 @@ def split_score(uid: str, seed: int = 12) -> float:
 
 
 def assign_splits(uids: Sequence[str], rule: SplitRule) -> np.ndarray:
-    """"test", "valid", "removed" or "train" for each block uid: the first whose cumulative ratio exceeds its score.
+    """"test", "valid", "removed" or "train" for each of different uids (of blocks, or of subjects).
+
+    Without folds: the first of these splits whose cumulative ratio exceeds the uid's score. With `n_folds`: uids in the
+    order of their scores are dealt into folds of equal size (to within one), fold number `fold` is test, and the rest is
+    divided by another score of theirs, so that `valid_ratio` and `remove_ratio` stay shares of the whole.
 
     Raises:
         ValueError: when a split that has blocks has fewer than `min_n_blocks_per_split`.
     """
     names = np.array(["test", "valid", "removed", "train"], dtype=object)
-    edges = np.cumsum([rule.test_ratio, rule.valid_ratio, rule.remove_ratio])
+    ratios = np.array([rule.test_ratio, rule.valid_ratio, rule.remove_ratio])
     scores = np.array([split_score(uid, rule.split_assign_seed) for uid in uids])
-    split = names[np.searchsorted(edges, scores, side="right")]
+    in_fold = np.zeros(len(uids), dtype=bool)
+    if rule.n_folds:
+        rank = np.empty(len(uids), dtype=int)
+        rank[np.lexsort((np.array(uids), scores))] = np.arange(len(uids))
+        in_fold = rank * rule.n_folds // len(uids) == rule.fold
+        scores = np.array([split_score(uid, rule.split_assign_seed + 1) for uid in uids])
+        ratios = np.array([0, *ratios[1:]]) / (1 - 1 / rule.n_folds)
+    split = names[np.searchsorted(np.cumsum(ratios), scores, side="right")]
+    split[in_fold] = "test"
     for name in SPLITS:
         n = int((split == name).sum())
         if 0 < n < rule.min_n_blocks_per_split:
@@ -69,7 +84,9 @@ def merge_groups(start: np.ndarray, stop: np.ndarray, min_s: float, first: float
         first: where the first group begins; its first block's start by default.
     """
     group = np.zeros(len(start), dtype=int)
-    current, begin = 0, start[0] if first is None and len(start) else first
+    if not len(start):
+        return group
+    current, begin = 0, float(start[0]) if first is None else first
     for i in range(len(start)):  # few blocks, and each step needs the one before
         group[i] = current
         if stop[i] > begin + min_s or min_s == 0:
@@ -127,8 +144,26 @@ def plan_blocks(base: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[fl
     blocks = blocks.sort_values(["recording", "start"], kind="stable").reset_index(drop=True)
     blocks = _drop_overlapping(blocks)
     uids = blocks["uid"].unique()
-    blocks["split"] = blocks["uid"].map(dict(zip(uids, assign_splits(list(uids), rule), strict=True)))
+    by_block = rule if rule.split_by == "stimulus" else replace(rule, n_folds=None)
+    blocks["split"] = blocks["uid"].map(dict(zip(uids, assign_splits(list(uids), by_block), strict=True)))
     return _purge(blocks, rule.purge)
+
+
+def hold_out_subjects(blocks: pd.DataFrame, subjects: Sequence[str], rule: SplitRule) -> pd.DataFrame:
+    """Splits by subject (`dset.split_by=subject`): nobody is in two splits, and nothing that is heard either.
+
+    Subjects are assigned to splits as blocks are (ratios, or folds). A block that has a sound keeps its own split, and
+    is removed from the recordings of subjects in another one; a block without a sound goes where its subject goes.
+
+    Args:
+        blocks: from `plan_blocks`.
+        subjects: of each recording.
+    """
+    names = sorted(set(subjects))
+    of_subject = dict(zip(names, assign_splits(names, rule), strict=True))
+    mine = blocks["recording"].map(lambda recording: of_subject[subjects[recording]])
+    silent = blocks["stimulus"] == ""
+    return blocks.assign(split=mine.where(silent | (mine == blocks["split"]), "removed"))
 
 
 def _lay(plan: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[float]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bm.conftest import SENTENCES
 from bm.events import check_events, make_blocks
-from bm.splits import SplitRule, assign_splits, merge_groups, plan_blocks, split_score
+from bm.splits import SplitRule, assign_splits, hold_out_subjects, merge_groups, plan_blocks, split_score
 
 
 @pytest.mark.parametrize("uid, score", [
@@ -101,3 +101,35 @@ def test_blocks_without_a_sound(recordings):
     sounds = pd.DataFrame({"recording": [], "start": [], "duration": [], "offset": [], "stimulus": []})
     blocks = plan_blocks(base, sounds, [60.0], SplitRule())
     assert len(blocks) == 14 and (blocks["stimulus"] == "").all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(5, 60), n_folds=st.integers(2, 5), seed=st.integers(0, 1000))
+def test_folds_are_balanced_and_cover_everything_once(n, n_folds, seed):
+    uids = [f"block {i}" for i in range(n)]
+    splits = [assign_splits(uids, SplitRule(0.2, 0.1, split_assign_seed=seed, fold=fold, n_folds=n_folds,
+                                            min_n_blocks_per_split=0)) for fold in range(n_folds)]
+    tested = np.stack([split == "test" for split in splits])
+    assert (tested.sum(0) == 1).all() and np.ptp(tested.sum(1)) <= 1
+    shuffled = assign_splits(uids[::-1], SplitRule(split_assign_seed=seed, n_folds=n_folds, min_n_blocks_per_split=0))
+    assert list(shuffled[::-1]) == list(splits[0])
+
+
+def test_33_of_165_sounds_in_each_of_5_folds():
+    uids = [f"sound{i}" for i in range(165)]
+    for fold in range(5):
+        split = assign_splits(uids, SplitRule(valid_ratio=0.1, fold=fold, n_folds=5))
+        assert (split == "test").sum() == 33 and 5 < (split == "valid").sum() < 30
+
+
+def test_held_out_subjects(recordings):
+    rule = SplitRule(0.3, 0.3, split_assign_seed=3, split_by="subject", n_folds=3, min_n_blocks_per_split=0)
+    everyone = []
+    for fold in range(3):
+        rule = dataclasses.replace(rule, fold=fold)
+        blocks = hold_out_subjects(plan(recordings, rule), ["p0", "p1", "p2"], rule)
+        kept = blocks[blocks["split"] != "removed"]
+        assert (kept.groupby("recording")["split"].nunique() == 1).all()
+        assert (kept.groupby("uid")["split"].nunique() == 1).all()
+        everyone += kept.loc[kept["split"] == "test", "recording"].unique().tolist()
+    assert sorted(everyone) == [0, 1, 2]

@@ -17,7 +17,7 @@ from bm.data.segments import Window, segment_table
 from bm.data.tracks import Bank, build_bank, word_mask
 from bm.events import check_events, make_blocks
 from bm.features import build_feature
-from bm.splits import SPLITS, SplitRule, plan_blocks
+from bm.splits import SPLITS, SplitRule, hold_out_subjects, plan_blocks
 from bm.store import Store
 from bm.studies.base import STUDIES, Recording, Study
 
@@ -99,7 +99,8 @@ def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.Dat
     """Blocks and splits, study by study (each has its own rule)."""
     purge = filter_length(dset.sample_rate, dset.highpass) if dset.purge is None else dset.purge
     rule = SplitRule(dset.test_ratio, dset.valid_ratio, dset.remove_ratio, dset.split_assign_seed,
-                     dset.min_block_duration, dset.min_n_blocks_per_split, purge)
+                     dset.min_block_duration, dset.min_n_blocks_per_split, purge, dset.fold, dset.n_folds,
+                     dset.split_by)
     plans = []
     for study in dict.fromkeys(studies):
         own = [i for i, s in enumerate(studies) if s is study]
@@ -109,7 +110,10 @@ def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.Dat
                            ignore_index=True)
         merge = study.merge_blocks and not dset.force_uid_assignement
         plans.append(plan_blocks(base, sounds, durations, rule, merge))
-    return pd.concat(plans, ignore_index=True).sort_values(["recording", "start"], ignore_index=True)
+    blocks = pd.concat(plans, ignore_index=True).sort_values(["recording", "start"], ignore_index=True)
+    if dset.split_by == "subject":
+        return hold_out_subjects(blocks, [f"{r.study}/{r.subject}" for r in recordings], rule)
+    return blocks
 
 
 def _limit_subjects(segments: pd.DataFrame, subjects: list[int], dset: Dset) -> pd.DataFrame:
@@ -143,9 +147,9 @@ def assemble(cfg: Config, root: Path) -> Data:
     windows = {"train": short, "valid": short, "test": Window(*dset.test_window, dset.test.condition)}
     segments = segment_table(events, blocks, lengths, windows, dset.sample_rate, [r.name for r in recordings])
     segments = _limit_subjects(segments, subjects, dset)
-    report = audit(segments)
+    report = audit(segments, subjects)
     logger.info("leak audit:\n%s", report.table.drop(columns="example").to_string(index=False))
-    report.check(dset.strict_text)
+    report.check(dset.strict_text, shared_subjects=dset.split_by != "subject")
     _check_sizes(segments, blocks, recordings, dset)
 
     sounds = pd.concat([table[table["kind"] == "sound"] for table in events])

@@ -3,6 +3,7 @@
 What is in two splits at once? Any shared second of brain or of stimulus stops the XP; repeated text is counted.
 """
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -25,17 +26,20 @@ def shared_seconds(start_a: np.ndarray, stop_a: np.ndarray, start_b: np.ndarray,
 
 @dataclass(frozen=True)
 class Audit:
-    """`table`: one row per pair of splits, with seconds of brain and stimulus they share and texts in both."""
+    """`table`: one row per pair of splits, with the seconds of brain and stimulus, the subjects and texts in both."""
 
     table: pd.DataFrame
 
-    def check(self, strict_text: bool = False) -> None:
-        """Raises `LeakError` on any shared second, and on repeated text with `strict_text`; else warns of text."""
+    def check(self, strict_text: bool = False, shared_subjects: bool = True) -> None:
+        """Raises `LeakError` on any shared second, on shared subjects unless they are allowed, and on repeated text with
+        `strict_text` (else only warns of it)."""
         leak = self.table[(self.table["brain_s"] > 0) | (self.table["stimulus_s"] > 0)]
         if len(leak):
             raise LeakError(f"splits share data, so any score would be worthless:\n{leak.to_string(index=False)}\n"
                             "Blocks must not overlap and a sound's place in the recording must be right: "
                             "check the events of the recordings named by the study")
+        if not shared_subjects and (self.table["subjects"] > 0).any():
+            raise LeakError(f"dset.split_by=subject, but splits share subjects:\n{self.table.to_string(index=False)}")
         repeated = self.table[self.table["texts"] > 0]
         if len(repeated):
             message = "; ".join(f"{row.texts} sentences are in both {row.a} and {row.b} ({row.example!r})"
@@ -46,8 +50,8 @@ class Audit:
                            message)
 
 
-def audit(segments: pd.DataFrame) -> Audit:
-    """Compares every pair of splits of a segment table (`data/segments.py`)."""
+def audit(segments: pd.DataFrame, subjects: Sequence[int]) -> Audit:
+    """Compares every pair of splits of a segment table (`data/segments.py`); `subjects` are those of the recordings."""
     rows = []
     for a, b in combinations(SPLITS, 2):
         part = {name: segments[segments["split"] == name] for name in (a, b)}
@@ -56,9 +60,10 @@ def audit(segments: pd.DataFrame) -> Audit:
         stimulus = _shared(heard[a], heard[b], "stimulus", "stimulus_start", "stimulus_stop")
         texts = [set(part[name]["sentence"]) - {""} for name in (a, b)]
         both = sorted(texts[0] & texts[1])
+        people = [{subjects[recording] for recording in part[name]["recording"].unique()} for name in (a, b)]
         rows.append({"a": a, "b": b, "segments_a": len(part[a]), "segments_b": len(part[b]),
                      "brain_s": round(brain, 6), "stimulus_s": round(stimulus, 6),
-                     "texts": len(both), "example": both[0][:60] if both else ""})
+                     "subjects": len(people[0] & people[1]), "texts": len(both), "example": both[0][:60] if both else ""})
     return Audit(pd.DataFrame(rows))
 
 

@@ -71,8 +71,8 @@ class SegmentDataset(Dataset):
             row[:, array.shape[1]:] = 0
         return out
 
-    def __getitems__(self, ids: Sequence[int]) -> Batch:
-        ids = np.array(ids, dtype=np.int64)
+    def __getitems__(self, wanted: Sequence[int] | np.ndarray) -> Batch:
+        ids = np.array(wanted, dtype=np.int64)
         recording = self.recording[ids]
         at = list(zip(recording, self.first[ids], strict=True))
         features = {}
@@ -152,7 +152,8 @@ class EpochSampler(Sampler[list[int]]):
 
 def make_loader(dataset: SegmentDataset, sampler: EpochSampler, num_workers: int, pin: bool) -> DataLoader:
     """Batches of `sampler`, gathered in `num_workers` processes (0: in this one)."""
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin, collate_fn=_same,
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin,
+                      collate_fn=_same,  # type: ignore[arg-type]  # the dataset gives whole batches
                       persistent_workers=num_workers > 0)
 
 

@@ -21,8 +21,9 @@ def dataset(recordings, tmp_path, wav):
     prepared = prepare_all(recordings, Store(tmp_path / "cache"), 50, 0)
     events = [check_events(r.events(), r.name) for r in recordings]
     lengths = [len(p.array) for p in prepared]
-    bank = build_bank(build_feature("MelSpectrum", {"n_mels": 12}), blocks, {events[0]["stimulus"][0]: wav}, lengths, 50,
-                      "bandlimited", Store(tmp_path / "cache"))
+    files = {events[0]["stimulus"][0]: wav}
+    bank = build_bank(build_feature("MelSpectrum", {"n_mels": 12}), blocks, files, lengths, 50, "bandlimited",
+                      Store(tmp_path / "cache"))
     words = [word_mask(e, length, 50) for e, length in zip(events, lengths, strict=True)]
     return SegmentDataset([p.array for p in prepared], Montages.from_tables([p.channels for p in prepared]), segments,
                           151, [0, 1, 2], [bank], words), segments, blocks
@@ -76,7 +77,8 @@ def test_scaling_of_the_reference():
     np.testing.assert_allclose(center, [0.0068146, 0.0204438, 0], atol=1e-6)
     np.testing.assert_allclose(scale, [1.4123697, 4.2371087, 1], atol=5e-6)
     one = fit_feature(x, np.ones(1000, int), False, "x")
-    assert one.mean.item() == pytest.approx(0.00128949, abs=1e-7) and one.std.item() == pytest.approx(1.2917583, abs=1e-5)
+    assert one.mean.item() == pytest.approx(0.00128949, abs=1e-7)
+    assert one.std.item() == pytest.approx(1.2917583, abs=1e-5)
     counts = np.random.default_rng(0).integers(0, 3, 1000)
     each = fit_feature(x[:, :2], counts, True, "x")
     seen = np.repeat(x[:, :2], counts, axis=0)

@@ -42,7 +42,8 @@ def test_every_segment_lies_in_one_block_of_its_split(recordings):
        seed=st.integers(0, 100))
 def test_no_sample_is_shared(edges, rate, seed):
     stops = np.cumsum(edges)
-    blocks = pd.DataFrame({"start": np.r_[0.013, stops[:-1]], "stop": stops, "uid": [f"b{i}" for i in range(len(stops))],
+    uids = [f"b{i}" for i in range(len(stops))]
+    blocks = pd.DataFrame({"start": np.r_[0.013, stops[:-1]], "stop": stops, "uid": uids,
                            "split": np.random.default_rng(seed).choice(["train", "valid", "test"], len(stops)),
                            "stimulus": "", "chunk_start": 0.0, "chunk_stop": 0.0, "chunk_time": 0.0})
     table = cut(pd.DataFrame({"kind": []}), blocks, Window(-0.5, 1.0, 0.1), rate, int(stops[-1] * rate), "x")
@@ -50,7 +51,7 @@ def test_no_sample_is_shared(edges, rate, seed):
     for row in table.itertuples():
         for sample in range(row.first, row.first + Window(-0.5, 1.0, 0.1).samples(rate)):
             assert owner.setdefault(sample, row.block) == row.block
-    report = audit(table.assign(recording=0))
+    report = audit(table.assign(recording=0), [0])
     assert (report.table["brain_s"] == 0).all()
 
 
@@ -60,20 +61,25 @@ def test_shared_seconds():
     assert shared_seconds(*a.T, np.array([2.0]), np.array([5.0])) == 0
 
 
-@pytest.mark.parametrize("leak", ["brain", "stimulus", "text"])
+@pytest.mark.parametrize("leak", ["brain", "stimulus", "text", "subject"])
 def test_planted_leaks_are_caught(recordings, leak):
     segments, _ = make(recordings)
-    clean = audit(segments)
+    clean = audit(segments, [0, 1, 2])
     clean.check()
     assert (clean.table["texts"] == 0).all()
+    if leak == "subject":
+        with pytest.raises(LeakError, match="splits share subjects"):
+            clean.check(shared_subjects=False)
+        return
     train, test = (segments.index[segments["split"] == split][0] for split in ("train", "test"))
     if leak == "brain":
         segments.loc[train, ["start", "stop", "recording"]] = segments.loc[test, ["start", "stop", "recording"]]
     elif leak == "stimulus":
-        segments.loc[train, ["stimulus_start", "stimulus_stop"]] = segments.loc[test, ["stimulus_start", "stimulus_stop"]]
+        columns = ["stimulus_start", "stimulus_stop"]
+        segments.loc[train, columns] = segments.loc[test, columns]
     else:
         segments.loc[train, "sentence"] = segments.loc[test, "sentence"]
-    report = audit(segments)
+    report = audit(segments, [0, 1, 2])
     with pytest.raises(LeakError, match="share data" if leak != "text" else "strict_text"):
         report.check(strict_text=True)
     if leak == "text":

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 Metrics = dict[str, Any]
 
 
-class Progress:
+class Progress(Generic[T]):
     """Iterates over batches and logs `updates` lines with speed and time left.
 
     Args:
@@ -88,7 +88,7 @@ class Solver(ABC):
         if self.device.type == "cpu":
             # else the gradients of indexed parameters are summed in the order in which threads arrive
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.best_loss, self.best_epoch, self.last_test_epoch = math.inf, 0, 0
         self.last_test: Metrics = {}
 

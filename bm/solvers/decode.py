@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bm.batch import Batch
 from bm.data.assemble import Data, assemble
 from bm.data.loader import EpochSampler, Finish, fit_scalers, make_loader
-from bm.losses import build_loss
+from bm.losses import ClipLoss, build_loss
 from bm.metrics.retrieval import Retrieval, retrieval
 from bm.metrics.stats import bootstrap_interval
-from bm.models import build_model
+from bm.models import BrainModel, build_model
 from bm.solvers.base import Metrics, Progress, Solver
 
 logger = logging.getLogger(__name__)
@@ -61,15 +61,22 @@ class DecodeSolver(Solver):
         if cfg.feature_model_name:
             out_channels = feature_params.pop("n_out_channels")
         torch.manual_seed(cfg.seed)
-        self.model = build_model(cfg.model_name, spec, out_channels, n_subjects=cfg.override_n_subjects_model,
-                                 **getattr(cfg, cfg.model_name)).to(self.device)
+        model = build_model(cfg.model_name, spec, out_channels, n_subjects=cfg.override_n_subjects_model,
+                            **getattr(cfg, cfg.model_name)).to(self.device)
+        if not isinstance(model, BrainModel):
+            raise ValueError(f"model_name={cfg.model_name} is no model of the brain but of features: use it as "
+                             "feature_model")
+        self.model = model
         self.feature_model: nn.Module | None = None
         if cfg.feature_model_name:
             self.feature_model = build_model(cfg.feature_model_name, spec, out_channels,
                                              **feature_params).to(self.device)
         # candidates are scored the same way whatever the model was trained with
-        self.scorer = build_loss("clip", spec, out_channels, **cfg.clip.model_dump()).to(self.device)
-        self.loss = self.scorer if cfg.optim.loss == "clip" else build_loss(cfg.optim.loss, spec).to(self.device)
+        self.scorer = ClipLoss(dim=out_channels, sample_rate=spec.sample_rate, segment_tmin=spec.tmin,
+                               **cfg.clip.model_dump()).to(self.device)
+        self.loss: nn.Module = self.scorer
+        if cfg.optim.loss != "clip":
+            self.loss = build_loss(cfg.optim.loss, spec).to(self.device)
         self.modules = nn.ModuleDict({"model": self.model, "loss": self.loss})
         if self.feature_model is not None:
             self.modules["feature_model"] = self.feature_model
@@ -86,6 +93,8 @@ class DecodeSolver(Solver):
     def process(self, raw: Batch) -> tuple[Tensor, Tensor, Tensor, Batch]:
         """`(estimate (B, F, T), target (B, F', T), mask (B, 1, T), batch)` of the segments that are kept."""
         batch = self.finish(raw.to(self.device))
+        if batch.brain is None:
+            raise ValueError("this task decodes the brain, but the batch has none")
         keep = batch.brain.abs().amax((1, 2)) <= self.cfg.norm.max_scale
         if self.cfg.norm.exclude_empty_features:
             keep &= batch.masks["word"].any(1)
@@ -106,7 +115,8 @@ class DecodeSolver(Solver):
         sampler, loader = self.samplers[split], self.loaders[split]
         sampler.epoch = epoch
         total, batches, kept, seen = torch.zeros((), device=self.device), 0, 0, 0
-        progress = Progress(split, loader, len(sampler), self.cfg.num_prints, f"epoch {epoch}/{self.cfg.optim.epochs}")
+        progress: Progress[Batch] = Progress(split, loader, len(sampler), self.cfg.num_prints,
+                                             f"epoch {epoch}/{self.cfg.optim.epochs}")
         for raw in progress:
             seen += len(raw)
             with torch.set_grad_enabled(train):
@@ -197,6 +207,8 @@ class DecodeSolver(Solver):
     @contextmanager
     def use_best(self) -> Iterator[None]:
         current = copy.deepcopy(self.modules.state_dict())
+        if self.best_state is None:
+            raise RuntimeError("no epoch is done yet, so there is no best state")
         self.modules.load_state_dict(self.best_state)
         try:
             yield

@@ -97,7 +97,7 @@ class Study(ABC):
     def __init__(self, path: Path | None, **selection: Any) -> None:
         self.path = path
         if selection:
-            raise ValueError(f"study {self.name}: unknown selection keys {sorted(selection)}; it takes none but `study`")
+            raise ValueError(f"study {self.name}: unknown selection keys {sorted(selection)}: it takes only `study`")
 
     @abstractmethod
     def recordings(self) -> Iterator[Recording]:
