@@ -49,8 +49,8 @@ def assign_splits(uids: Sequence[str], rule: SplitRule) -> np.ndarray:
     """"test", "valid", "removed" or "train" for each of different uids (of blocks, or of subjects).
 
     Without folds: the first of these splits whose cumulative ratio exceeds the uid's score. With `n_folds`: uids in the
-    order of their scores are dealt into folds of equal size (to within one), fold number `fold` is test, and the rest is
-    divided by another score of theirs, so that `valid_ratio` and `remove_ratio` stay shares of the whole.
+    order of their scores are dealt into folds of equal size (to within one), fold number `fold` is test, and the rest
+    is divided by another score of theirs, so that `valid_ratio` and `remove_ratio` stay shares of the whole.
 
     Raises:
         ValueError: when a split that has blocks has fewer than `min_n_blocks_per_split`.

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent
 BASE = {"batch", "store", "config", "events"}
 ALLOWED = {
-    "batch": set(), "store": set(), "config": set(), "events": {"store"},
+    "batch": set(), "store": set(), "store_tools": {"store"}, "config": set(), "events": {"store"},
     "studies": BASE, "splits": BASE | {"studies"}, "features": BASE | {"studies", "splits"},
     "data": BASE | {"studies", "splits", "features"},
     "models": {"batch"}, "losses": {"batch", "models"}, "metrics": {"batch", "models", "losses"},

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Comparison:
-    """`ours` and `other` in seconds (medians); `ratio` = other / ours, more is better; `target`: what is asked of it."""
+    """`ours` and `other` in seconds (medians); `ratio` = other / ours, more is better; `target` is asked of it."""
 
     name: str
     what: str

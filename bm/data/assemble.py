@@ -12,7 +12,7 @@ from bm.batch import BatchSpec, FeatureSpec
 from bm.config import Config, Dset, nearest
 from bm.data.audit import Audit, audit
 from bm.data.loader import Montages, SegmentDataset
-from bm.data.prepare import Prepared, filter_length, prepare_all
+from bm.data.prepare import Prepared, filter_length, prepare_all, read_events
 from bm.data.segments import Window, segment_table
 from bm.data.tracks import Bank, build_bank, word_mask
 from bm.events import check_events, make_blocks
@@ -137,7 +137,7 @@ def assemble(cfg: Config, root: Path) -> Data:
     prepared = prepare_all(recordings, store, dset.sample_rate, dset.highpass, cfg.num_workers)
     durations = [p.duration for p in prepared]
     lengths = [len(p.array) for p in prepared]
-    events = [check_events(recording.events(), recording.name, duration)
+    events = [check_events(read_events(recording, store), recording.name, duration)
               for recording, duration in zip(recordings, durations, strict=True)]
     blocks = _plan(recordings, studies, events, durations, dset)
 

@@ -31,8 +31,10 @@ class Audit:
     table: pd.DataFrame
 
     def check(self, strict_text: bool = False, shared_subjects: bool = True) -> None:
-        """Raises `LeakError` on any shared second, on shared subjects unless they are allowed, and on repeated text with
-        `strict_text` (else only warns of it)."""
+        """Raises `LeakError` on any shared second, on shared subjects unless allowed, on texts if `strict_text`.
+
+        Repeated text is else only warned of.
+        """
         leak = self.table[(self.table["brain_s"] > 0) | (self.table["stimulus_s"] > 0)]
         if len(leak):
             raise LeakError(f"splits share data, so any score would be worthless:\n{leak.to_string(index=False)}\n"
@@ -51,7 +53,7 @@ class Audit:
 
 
 def audit(segments: pd.DataFrame, subjects: Sequence[int]) -> Audit:
-    """Compares every pair of splits of a segment table (`data/segments.py`); `subjects` are those of the recordings."""
+    """Compares every pair of splits of a segment table (`data/segments.py`); `subjects`: one per recording."""
     rows = []
     for a, b in combinations(SPLITS, 2):
         part = {name: segments[segments["split"] == name] for name in (a, b)}
@@ -63,7 +65,8 @@ def audit(segments: pd.DataFrame, subjects: Sequence[int]) -> Audit:
         people = [{subjects[recording] for recording in part[name]["recording"].unique()} for name in (a, b)]
         rows.append({"a": a, "b": b, "segments_a": len(part[a]), "segments_b": len(part[b]),
                      "brain_s": round(brain, 6), "stimulus_s": round(stimulus, 6),
-                     "subjects": len(people[0] & people[1]), "texts": len(both), "example": both[0][:60] if both else ""})
+                     "subjects": len(people[0] & people[1]), "texts": len(both),
+                     "example": both[0][:60] if both else ""})
     return Audit(pd.DataFrame(rows))
 
 

@@ -1,10 +1,12 @@
 """Segment ids → one `Batch`, gathered for the whole batch at once; scaling and the rest happen on the device."""
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bm.batch import Batch
@@ -37,6 +39,27 @@ class Montages:
         return cls(valid, positions, layout)
 
 
+class BufferPool:
+    """Memory for batches, used again as soon as nobody holds the last batch made in it.
+
+    Fresh memory costs a page fault per 4 kB, which takes longer than filling it.
+    """
+
+    def __init__(self) -> None:
+        self.buffers: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """An uninitialised array of its own for whoever holds it, or a view or tensor of it."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for buffer in self.buffers:
+            # held by the list, the loop and the call: any view or tensor holds it too
+            if buffer.nbytes == size and sys.getrefcount(buffer) <= 3:
+                return buffer.view(dtype).reshape(shape)
+        self.buffers = [buffer for buffer in self.buffers if sys.getrefcount(buffer) > 3][-8:]
+        self.buffers.append(np.empty(size, dtype=np.uint8))
+        return self.buffers[-1].view(dtype).reshape(shape)
+
+
 class SegmentDataset(Dataset):
     """All segments of one window length. `dataset[ids]` is a raw `Batch`: brain in SI units, features unscaled.
 
@@ -53,7 +76,7 @@ class SegmentDataset(Dataset):
     def __init__(self, arrays: list[np.ndarray], montages: Montages, segments: pd.DataFrame, samples: int,
                  subjects: Sequence[int], banks: list[Bank], words: list[np.ndarray]) -> None:
         self.arrays, self.montages, self.samples = arrays, montages, samples
-        self.banks, self.words = banks, words
+        self.banks, self.words, self.pool = banks, words, BufferPool()
         self.first = segments["first"].to_numpy(np.int64)
         self.recording = segments["recording"].to_numpy(np.int64)
         self.subjects = np.asarray(subjects, dtype=np.int64)
@@ -64,7 +87,7 @@ class SegmentDataset(Dataset):
     def gather_brain(self, ids: np.ndarray) -> np.ndarray:
         """`(B, T, C)` float32; channels a recording lacks are 0."""
         n, channels = self.samples, self.montages.valid.shape[1]
-        out = np.empty((len(ids), n, channels), dtype=np.float32)
+        out = self.pool.take((len(ids), n, channels))
         for row, recording, first in zip(out, self.recording[ids], self.first[ids], strict=True):
             array = self.arrays[recording]  # a segment is one contiguous read
             row[:, :array.shape[1]] = array[first:first + n]
@@ -78,7 +101,9 @@ class SegmentDataset(Dataset):
         features = {}
         for bank in self.banks:
             index = np.stack([bank.gather_index(r, first, self.samples) for r, first in at])
-            features[bank.feature.name] = torch.from_numpy(bank.rows[index]).transpose(1, 2)
+            rows = self.pool.take((*index.shape, bank.rows.shape[1]), bank.rows.dtype.type)
+            np.take(bank.rows, index, axis=0, out=rows, mode="clip")  # "raise" would go through a copy
+            features[bank.feature.name] = torch.from_numpy(rows).transpose(1, 2)
         words = np.stack([self.words[r][first:first + self.samples] for r, first in at])
         return Batch(
             brain=torch.from_numpy(self.gather_brain(ids)).transpose(1, 2),
@@ -105,6 +130,14 @@ class Finish:
     baseline: int
     max_scale: float | None
     offset: int
+    pool: BufferPool = field(default_factory=BufferPool)
+
+    def _transposed(self, x: Tensor) -> Tensor:
+        """`(B, T, C)` → `(B, C, T)`, contiguous."""
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return x.transpose(1, 2).contiguous()
+        out = torch.from_numpy(self.pool.take((x.shape[0], x.shape[2], x.shape[1])))
+        return out.copy_(x.transpose(1, 2))
 
     def to(self, device: torch.device | str) -> "Finish":
         return Finish(self.scalers.to(device), self.baseline, self.max_scale, self.offset)
@@ -112,14 +145,19 @@ class Finish:
     def __call__(self, batch: Batch) -> Batch:
         brain = batch.brain
         if brain is not None:
+            # (B, T, C) as it lies in memory: one new array, changed in place, and one transposed copy
+            x, scaler = brain.transpose(1, 2), self.scalers.brain
+            center = scaler.center[batch.recording]
             if self.baseline:
-                brain = brain - brain[:, :, :self.baseline].mean(2, keepdim=True)
-            brain = self.scalers.brain(brain, batch.recording) * batch.channel_mask[:, :, None]
+                center = center + x[:, :self.baseline].mean(1)
+            x = x[:, self.offset:] - center[:, None]
+            x *= (batch.channel_mask / scaler.scale[batch.recording])[:, None]
             if self.max_scale is not None:
-                brain = brain.clamp_(-self.max_scale, self.max_scale)
-            brain = brain[:, :, self.offset:].contiguous()
+                x.clamp_(-self.max_scale, self.max_scale)
+            brain = self._transposed(x)
         keep = slice(None, -self.offset if self.offset else None)
-        features = {name: self.scalers.features[name](x[:, :, keep]).contiguous() for name, x in batch.features.items()}
+        features = {name: self._transposed(self.scalers.features[name](x[:, :, keep]).transpose(1, 2))
+                    for name, x in batch.features.items()}
         masks = {name: mask[:, keep] for name, mask in batch.masks.items()}
         return batch.replace(brain=brain, features=features, masks=masks)
 

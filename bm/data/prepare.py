@@ -1,5 +1,6 @@
 """Raw recordings → prepared arrays: `(time, channels)` float32 at `dset.sample_rate`, filtered, memory-mapped."""
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bm.store import Store, file_identity
+from bm.store import Store, file_identity, file_sha256
 from bm.studies.base import Recording, Signal
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,33 @@ def prepare(recording: Recording, store: Store, sample_rate: int, highpass: floa
         signal.channels.to_parquet(folder / "channels.parquet")
 
     return Prepared(store.get("prepared", key, make), sample_rate)
+
+
+def read_events(recording: Recording, store: Store) -> pd.DataFrame:
+    """The events of a recording as its study gives them, kept in the cache if the study says what they come from.
+
+    Sound files are kept relative to the first event file, so that a study that has moved is found; one that has
+    disappeared makes the study be read again (and complain).
+    """
+    sources = recording.event_files()
+    if not sources:
+        return recording.events()
+    key = {"stage": "events", "version": 1, "recording": recording.name,
+           "source": [{"name": path.name, "sha256": file_sha256(path)} for path in sources]}
+    home = sources[0].parent
+
+    def make(folder: Path) -> None:
+        events = recording.events()
+        if "filepath" in events:
+            events["filepath"] = events["filepath"].map(lambda path: os.path.relpath(path, home), na_action="ignore")
+        events.to_parquet(folder / "events.parquet")
+
+    events = pd.read_parquet(store.get("events", key, make) / "events.parquet")
+    if "filepath" in events:
+        events["filepath"] = events["filepath"].map(lambda path: os.path.normpath(home / path), na_action="ignore")
+        if not all(os.path.exists(path) for path in events["filepath"].dropna().unique()):
+            return recording.events()
+    return events
 
 
 def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, highpass: float, workers: int = 0

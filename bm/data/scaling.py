@@ -29,10 +29,6 @@ class BrainScaler:
     def to(self, device: torch.device | str) -> "BrainScaler":
         return BrainScaler(self.center.to(device), self.scale.to(device))
 
-    def __call__(self, brain: Tensor, recording: Tensor) -> Tensor:
-        """Scales `(B, C, T)` of the recordings `(B,)`; the result is in interquartile ranges."""
-        return (brain - self.center[recording][:, :, None]) / self.scale[recording][:, :, None]
-
 
 @dataclass
 class FeatureScaler:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from bm.data.loader import EpochSampler, Finish, Montages, SegmentDataset, fit_scalers, make_loader
+from bm.data.loader import BufferPool, EpochSampler, Finish, Montages, SegmentDataset, fit_scalers, make_loader
 from bm.data.prepare import prepare_all
 from bm.data.scaling import FeatureScaler, fit_feature, robust_center_scale
 from bm.data.test_segments import make
-from bm.data.tracks import build_bank, to_brain_rate, word_mask
+from bm.data.tracks import build_bank, lagged, pooled, to_brain_rate, word_mask
 from bm.events import check_events
 from bm.features import build_feature
 from bm.store import Store
@@ -133,3 +133,39 @@ def test_feature_scaler_is_per_dimension():
     scaler = FeatureScaler(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
     x = torch.randn(3, 2, 5)
     torch.testing.assert_close(scaler(x)[:, 1], (x[:, 1] - 2) / 4)
+
+
+def test_buffers_are_reused_only_when_free():
+    pool = BufferPool()
+    first = torch.from_numpy(pool.take((3, 4)))[1:]  # a view of a tensor holds the memory
+    second = pool.take((3, 4))
+    assert second.__array_interface__["data"][0] != first.data_ptr() - 16
+    address = first.data_ptr() - 16
+    del first
+    assert pool.take((4, 3)).__array_interface__["data"][0] == address
+    assert len(pool.buffers) == 2
+
+
+def test_batches_do_not_share_memory(dataset):
+    dataset, _, _ = dataset
+    batches = [dataset.__getitems__([i, i + 1]) for i in range(6)]
+    for i, batch in enumerate(batches):
+        expected = dataset.__getitems__([i, i + 1])
+        assert torch.equal(batch.brain, expected.brain)
+        assert torch.equal(batch.features["MelSpectrum"], expected.features["MelSpectrum"])
+
+
+def test_views_and_pools_of_a_track(dataset):
+    rows = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    windows = lagged(rows, 7)
+    assert windows.shape == (44, 7, 3) and np.shares_memory(windows, rows)
+    np.testing.assert_array_equal(windows[5], rows[5:12])
+    with pytest.raises(ValueError, match="windows of 51 rows do not fit into 50"):
+        lagged(rows, 51)
+    bank = dataset[0].banks[0]
+    start, stop = np.array([100, 120, 400]), np.array([110, 121, 555])
+    means = pooled(bank, 1, start, stop)
+    for mean, a, b in zip(means, start, stop, strict=True):
+        np.testing.assert_allclose(mean, bank.rows[bank.index[1][a:b]].mean(0), rtol=1e-4)
+    with pytest.raises(ValueError, match="at least one sample"):
+        pooled(bank, 1, start, start)

@@ -1,8 +1,12 @@
+import dataclasses
+import os
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from bm.conftest import channels_table
-from bm.data.prepare import filter_length, prepare, prepare_all, prepare_signal
+from bm.conftest import ToyRecording, channels_table
+from bm.data.prepare import filter_length, prepare, prepare_all, prepare_signal, read_events
 from bm.store import Store
 from bm.studies.base import Signal
 
@@ -48,3 +52,22 @@ def test_cached(recordings, tmp_path, monkeypatch):
     assert list(first[0].channels["name"]) == [f"MEG{i:03d}" for i in range(6)]
     monkeypatch.setattr(type(recordings[0]), "signal", lambda self: pytest.fail("read again"))
     assert prepare(recordings[1], store, 50, 0).folder == first[1].folder
+
+
+def test_events_are_kept_and_found_after_a_move(recordings, tmp_path, monkeypatch):
+    store, home = Store(tmp_path / "cache"), tmp_path / "study"
+    home.mkdir()
+    (home / "events.txt").write_text("version 1")
+    os.rename(tmp_path / "sound.wav", home / "sound.wav")
+    one = dataclasses.replace(recordings[0], wav=home / "sound.wav")
+    monkeypatch.setattr(ToyRecording, "event_files", lambda self: [self.wav.parent / "events.txt"])
+    expected = read_events(one, store)
+    pd.testing.assert_frame_equal(expected, one.events(), check_dtype=False)
+    os.rename(home, tmp_path / "moved")
+    moved = dataclasses.replace(one, wav=tmp_path / "moved/sound.wav")
+    read = ToyRecording.events
+    monkeypatch.setattr(ToyRecording, "events", lambda self: pytest.fail("read again"))
+    assert read_events(moved, store)["filepath"][0] == str(tmp_path / "moved/sound.wav")
+    monkeypatch.setattr(ToyRecording, "events", lambda self: read(self).iloc[:5])
+    (tmp_path / "moved/events.txt").write_text("version 2")
+    assert len(read_events(moved, store)) == 5

@@ -108,6 +108,30 @@ def build_bank(feature: Feature, blocks: pd.DataFrame, files: dict[str, Path], l
     return Bank(feature, np.concatenate(pieces), index)
 
 
+def lagged(rows: np.ndarray, width: int) -> np.ndarray:
+    """Windows of `width` rows as a view `(n − width + 1, width, dim)` of `(n, dim)`: no memory of its own.
+
+    Window i holds rows i … i + width − 1, oldest first.
+    """
+    if not 1 <= width <= len(rows):
+        raise ValueError(f"windows of {width} rows do not fit into {len(rows)}")
+    return np.lib.stride_tricks.sliding_window_view(rows, width, axis=0).swapaxes(1, 2)
+
+
+def pooled(bank: Bank, recording: int, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Mean feature of each of n events: `(n, dim)`, one row per event.
+
+    Args:
+        start, stop: samples `(n,)`, at least one each.
+    """
+    if (stop <= start).any() or (start < 0).any() or (stop > len(bank.index[recording])).any():
+        raise ValueError("every event must hold at least one sample, inside the recording")
+    rows = bank.rows[bank.index[recording][start.min():stop.max()]].astype(np.float64)
+    total = np.concatenate([np.zeros((1, rows.shape[1])), rows.cumsum(0)])
+    first = start.min()
+    return ((total[stop - first] - total[start - first]) / (stop - start)[:, None]).astype(np.float32)
+
+
 def word_mask(events: pd.DataFrame, length: int, sample_rate: int) -> np.ndarray:
     """`(length,)` bool: True at samples where a word is heard."""
     step = np.zeros(length + 1, dtype=np.int64)

@@ -74,6 +74,10 @@ class Recording(ABC):
     def source_files(self) -> list[Path]:
         """The files whose content identifies the signal, for the cache."""
 
+    def event_files(self) -> list[Path]:
+        """The files whose content decides what `events` returns; none: its result is not kept."""
+        return []
+
     @property
     def name(self) -> str:
         """`study/uid`, unique in an XP."""

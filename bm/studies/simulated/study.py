@@ -46,7 +46,10 @@ class SimulatedRecording(MneRecording):
         return mne.io.read_raw_fif(self.folder / f"{self.stem}_meg.fif", preload=False, verbose="ERROR")
 
     def events(self) -> pd.DataFrame:
-        return read_events_tsv(self.folder / f"{self.stem}_events.tsv", [self.root / "stimuli"])
+        return read_events_tsv(self.event_files()[0], [self.root / "stimuli"])
+
+    def event_files(self) -> list[Path]:
+        return [self.folder / f"{self.stem}_events.tsv"]
 
     def source_files(self) -> list[Path]:
         return [self.folder / f"{self.stem}_meg.fif"]
