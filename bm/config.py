@@ -150,6 +150,7 @@ class Config(_Section):
     seed: Index
     dummy: str | int | float | None
     device: str
+    resident: bool
     num_workers: Index
     num_prints: Count
     verbose: Annotated[int, Field(ge=0, le=1)]
@@ -300,6 +301,7 @@ def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[st
                 f"changed): {'; '.join(lines)}. Put the old value back (in conf/ or as an override), or start the XP "
                 "anew with --clear")
         return
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(plain, indent=2))
     temporary.replace(path)

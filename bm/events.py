@@ -3,10 +3,15 @@
 One row per event; `start` and `duration` are seconds from the recording's first sample. Kinds and their columns
 follow the table in the specification of the studies (`sound`, `word`, `phoneme`, …); other columns are kept untouched.
 """
+import logging
+import os
+
 import numpy as np
 import pandas as pd
 
 from bm.store import file_sha256
+
+logger = logging.getLogger(__name__)
 
 #: kind → rank among events that start together
 KINDS = {"block": 0, "sound": 1, "multiple_words": 2, "word": 3, "phoneme": 4, "motor": 5, "special": 6}
@@ -25,6 +30,9 @@ TEXT_CONDITIONS = ("sentence", "context", "question", "fixation", "word_list")
 BLOCK_RULES = ("sentence", "sound", "sentence_or_sound")
 #: s; a word annotated this much before its sound still belongs to it
 MARGIN = 0.1
+#: s; a sound that is annotated longer than its file, or into the next sound, by less than this is only rounded
+ROUNDING = 1e-3
+_MEND = "mend the events file or the study's reader"
 
 
 class EventsError(ValueError):
@@ -48,7 +56,8 @@ def check_events(events: pd.DataFrame, where: str, duration: float | None = None
     """Checks an events table and returns it sorted, with the columns every later stage relies on.
 
     Sounds get `stimulus` (the first 16 hex digits of the SHA-256 of the file: who hears the same sound has the same
-    stimulus), `offset` (s into the file) and a duration that ends with the file at the latest.
+    stimulus), `offset` (s into the file) and a duration that ends with the file, or where the next sound begins, at
+    the latest; what is cut off is counted and logged once. Events may start before the recording or end after it.
 
     Args:
         events: one row per event.
@@ -64,18 +73,18 @@ def check_events(events: pd.DataFrame, where: str, duration: float | None = None
             raise EventsError(f"{where}: the events table has no column {column!r}; it has {list(events.columns)}")
     for column in ("start", "duration"):
         numbers = pd.to_numeric(events[column], errors="coerce")
-        _fail(where, events, (numbers.isna() & events[column].notna()).to_numpy(), column, "seconds", "mend the loader")
+        _fail(where, events, (numbers.isna() & events[column].notna()).to_numpy(), column, "seconds", _MEND)
         events[column] = numbers.astype(float)
     _fail(where, events, ~events["kind"].isin(KINDS).to_numpy(), "kind", f"one of {', '.join(KINDS)}",
           "map the study's own names to these")
     _fail(where, events, ~np.isfinite(events["start"].to_numpy()), "start", "a finite time in seconds",
           "drop events without a time in the loader and count them")
-    _fail(where, events, (events["duration"] < 0).to_numpy(), "duration", "0 or more", "mend the loader")
+    _fail(where, events, (events["duration"] < 0).to_numpy(), "duration", "0 or more", _MEND)
     for kind, columns in REQUIRED.items():
         of_kind = (events["kind"] == kind).to_numpy()
         for column in columns if of_kind.any() else []:
             missing = of_kind if column not in events else of_kind & events[column].isna().to_numpy()
-            _fail(where, events, missing, column, f"a value for every {kind}", "mend the loader")
+            _fail(where, events, missing, column, f"a value for every {kind}", _MEND)
     events = _check_sounds(events, where)
     _fail(where, events, ~np.isfinite(events["duration"].to_numpy()), "duration", "a finite duration",
           "only a sound may leave it out")
@@ -85,7 +94,7 @@ def check_events(events: pd.DataFrame, where: str, duration: float | None = None
     for column, default in {"modality": "audio", "language": "en"}.items():
         events[column] = events[column].fillna(default) if column in events else default
     rank = events["kind"].map(KINDS)
-    return events.iloc[np.lexsort((rank, events["start"]))].reset_index(drop=True)
+    return _part_sounds(events.iloc[np.lexsort((rank, events["start"]))].reset_index(drop=True), where)
 
 
 def _check_sounds(events: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -93,10 +102,17 @@ def _check_sounds(events: pd.DataFrame, where: str) -> pd.DataFrame:
     import soundfile
     sounds = (events["kind"] == "sound").to_numpy()
     offset = events["offset"] if "offset" in events else pd.Series(np.nan, index=events.index)
-    events["offset"] = pd.to_numeric(offset, errors="coerce").fillna(0.0)
+    numbers = pd.to_numeric(offset, errors="coerce")
+    _fail(where, events, (sounds & ((numbers.isna() & offset.notna()) | (numbers < 0))).to_numpy(), "offset",
+          "seconds into the sound file, 0 or more", _MEND)
+    events["offset"] = numbers.astype(float).fillna(0.0)
+    paths = events["filepath"] if "filepath" in events else pd.Series("", index=events.index)
+    _fail(where, events, sounds & ~paths.map(lambda path: isinstance(path, str | os.PathLike)).to_numpy(bool),
+          "filepath", "the path of a sound file", _MEND)
     events["stimulus"] = ""
-    for path in events.loc[sounds, "filepath"].unique():
-        rows = sounds & (events["filepath"] == path).to_numpy()
+    wanted, short = events["duration"].to_numpy().copy(), np.zeros(len(events))
+    for path in paths[sounds].unique():
+        rows = sounds & (paths == path).to_numpy()
         try:
             available = soundfile.info(path).duration
         except (OSError, soundfile.LibsndfileError):
@@ -104,10 +120,40 @@ def _check_sounds(events: pd.DataFrame, where: str) -> pd.DataFrame:
             raise
         events.loc[rows, "stimulus"] = file_sha256(path)[:16]
         left = available - events["offset"].to_numpy()
-        _fail(where, events, rows & (left <= 0), "offset", f"less than the file's {available:g} s", "mend the loader")
-        wanted = events["duration"].to_numpy()
+        _fail(where, events, rows & (left <= 0), "offset", f"less than the file's {available:g} s",
+              f"check {path}: is it whole, and the file that was played?")
         unset = ~(wanted > 0)  # 0 and NaN
         events.loc[rows, "duration"] = np.where(unset, left, np.minimum(wanted, left))[rows]
+        short[rows] = np.where(unset, 0, wanted - left)[rows]
+    if (short > ROUNDING).any():
+        i = int(np.argmax(short))
+        logger.warning("%s: %d of %d sounds are annotated longer than their file and end with it; the most: events row "
+                       "%s, %s at %g s, asked for %g s from %g s on, has %g s less. Is it the file that was played?",
+                       where, (short > ROUNDING).sum(), sounds.sum(), events.index[i], events["filepath"][i],
+                       events["start"][i], wanted[i], events["offset"][i], short[i])
+    return events
+
+
+def _part_sounds(events: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Ends each sound where the next one begins, counted; a sound inside another is an error. `events` are sorted."""
+    rows = np.flatnonzero(events["kind"] == "sound")
+    start, duration = (events[column].to_numpy()[rows] for column in ("start", "duration"))
+    over = start[:-1] + duration[:-1] - start[1:]
+    left = duration[:-1] - over
+    inside = (over > ROUNDING) & ((over > duration[1:] + MARGIN) | (left < MARGIN))
+    fault = np.zeros(len(events), dtype=bool)
+    fault[rows[1:][inside]] = True
+    before = rows[:-1][inside][:1]
+    _fail(where, events, fault, "start", "a sound after the one before it, " + "".join(
+        f"which lasts from {events['start'][i]:g} to {events['start'][i] + events['duration'][i]:g} s" for i in before),
+        "two sounds at once have no one stimulus: keep the one that was attended, or mix them into one file")
+    cut = over > ROUNDING
+    if cut.any():
+        i = int(np.argmax(over))
+        logger.warning("%s: %d of %d sounds last into the next one and are taken to end where it begins; the most: "
+                       "%s at %g s by %g s. Check starts and durations", where, cut.sum(), len(rows),
+                       events["filepath"][rows[i]], start[i], over[i])
+    events.loc[rows[:-1][over > 0], "duration"] = left[over > 0]
     return events
 
 

@@ -8,7 +8,7 @@ from dora.git_save import to_absolute_path
 from dora.link import Link
 from omegaconf import DictConfig
 
-from bm.config import Config, check_config, check_stored, to_plain
+from bm.config import Config, check_config, to_plain
 from bm.xp_main import checked_main
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,8 @@ def run(cfg: Config, folder: Path, root: Path, link: Link) -> dict | None:
 def main(cfg: DictConfig) -> dict | None:
     """Entry point of one XP."""
     xp = get_xp()
-    plain = to_plain(cfg)
-    checked = check_config(plain)
+    checked = check_config(to_plain(cfg))
     logging.getLogger("bm").setLevel(logging.DEBUG if checked.verbose else logging.INFO)
-    check_stored(xp.folder, xp.sig, plain, xp.dora.exclude)
     logger.info("XP %s in %s: %s", xp.sig, os.path.relpath(xp.folder), " ".join(xp.argv) or "the base config")
     # in a clone made by git_save, relative paths still start where the command was typed
     return run(checked, xp.folder, Path(to_absolute_path(".")), xp.link)

@@ -9,7 +9,7 @@ from dora.xp import XP
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from bm.config import ConfigError, check_config, to_plain, unknown_key
+from bm.config import ConfigError, check_config, check_stored, to_plain, unknown_key
 
 
 class CheckedMain(HydraMain):
@@ -22,6 +22,12 @@ class CheckedMain(HydraMain):
         xp = super().get_xp(argv)
         check_config(to_plain(xp.cfg))
         return xp
+
+    def init_xp(self, xp: XP) -> XP:
+        """Makes the XP's folder and stores its config; refuses one that was made with another."""
+        plain = to_plain(xp.cfg)
+        check_stored(xp.folder, xp.sig, plain, xp.dora.exclude)
+        return super().init_xp(xp)
 
     def _get_config_noinit(self, overrides: Sequence[str] = ()) -> DictConfig:
         try:

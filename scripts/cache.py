@@ -144,7 +144,7 @@ def why(root: Path, wanted: str) -> int:
     older = [(other, changes) for other, changes in near if other.made <= entry.made]
     if older:
         other, changes = older[0]
-        print(f"{other.path.name}, the nearest made before ({age_text(entry.made - other.made)}), could not be used, "
+        print(f"not the same as {other.path.name}, the nearest made before ({age_text(entry.made - other.made)}), "
               f"because this changed: {change_text(changes)}")
     for other, changes in near[:5]:
         if not older or other is not older[0][0]:

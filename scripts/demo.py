@@ -14,7 +14,9 @@ def run(argv: list[str]) -> None:
     """Runs the XP as `dora run` would, then prints its table."""
     begin = time.monotonic()
     xp = main.get_xp(argv)
-    subprocess.run([sys.executable, "-m", "dora", "run", *argv], check=True)
+    done = subprocess.run([sys.executable, "-m", "dora", "run", *argv])
+    if done.returncode:
+        raise SystemExit(done.returncode)
     trained = time.monotonic()
     table = compare(xp.sig)
     print(f"\nXP {xp.sig}: which of {table.attrs['n_candidates']} segments of held-out speech was playing?\n")

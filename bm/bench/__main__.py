@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-NAMES = ["loader", "startup"]
+NAMES = ["loader", "startup", "cold"]
 
 
 def main() -> None:

@@ -53,7 +53,12 @@ class Data:
 
 
 def build_studies(cfg: Config, root: Path) -> list[Study]:
-    """The study of each selection, prepared (downloaded or made) if it has to be."""
+    """The study of each selection, prepared (downloaded or made) if it has to be.
+
+    Raises:
+        ValueError: a selection of an unknown study.
+        FileNotFoundError: no folder where a study should be.
+    """
     import bm.studies  # noqa: F401  registers them
     studies = []
     for name in cfg.dset.selections:
@@ -65,6 +70,10 @@ def build_studies(cfg: Config, root: Path) -> list[Study]:
         path = root / cfg.study_paths[key] if key in cfg.study_paths else None
         study = STUDIES[key](path, **selection)
         study.prepare()
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"selections.{name}: the study {key!r} is not in {path.absolute()}: download it "
+                                    f"there, or say where it is with study_paths.{key}=… (or BM_DATA, the folder that "
+                                    "has a folder for each study)")
         studies.append(study)
     return studies
 
@@ -122,7 +131,8 @@ def _limit_subjects(segments: pd.DataFrame, subjects: list[int], dset: Dset) -> 
     order = segments["recording"].map(lambda r: rank[subjects[r]])
     limits = {"train": dset.n_subjects, "valid": dset.n_subjects, "test": dset.n_subjects_test}
     limit = segments["split"].map({split: n or len(rank) for split, n in limits.items()} | {"removed": 0})
-    return segments[order < limit].reset_index(drop=True)
+    keep = order.to_numpy(int) < limit.to_numpy(int)  # of no type where there is no segment
+    return segments[keep].reset_index(drop=True)
 
 
 def assemble(cfg: Config, root: Path) -> Data:

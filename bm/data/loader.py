@@ -170,11 +170,17 @@ class EpochSampler(Sampler[list[int]]):
         batch_size: segments per batch; the last one may be smaller.
         seed: None keeps the order of `ids`.
         max_batches: at most so many.
+        rank, world_size: this process takes every `world_size`-th segment of each batch, so that all processes
+            together see the batches that one would see.
     """
 
-    def __init__(self, ids: np.ndarray, batch_size: int, seed: int | None = None, max_batches: int | None = None
-                 ) -> None:
+    def __init__(self, ids: np.ndarray, batch_size: int, seed: int | None = None, max_batches: int | None = None,
+                 rank: int = 0, world_size: int = 1) -> None:
+        if not 0 <= rank < world_size <= batch_size:
+            raise ValueError(f"rank {rank} of {world_size} processes with batches of {batch_size}: expected "
+                             "0 ≤ rank < world_size ≤ batch_size")
         self.ids, self.batch_size, self.seed, self.max_batches = ids, batch_size, seed, max_batches
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -185,7 +191,8 @@ class EpochSampler(Sampler[list[int]]):
         if self.seed is not None:
             ids = np.random.default_rng([self.seed, LOADER_STREAM, self.epoch]).permutation(ids)
         for batch in range(len(self)):
-            yield ids[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
+            whole = ids[batch * self.batch_size:(batch + 1) * self.batch_size]
+            yield whole[self.rank::self.world_size].tolist()
 
 
 def make_loader(dataset: SegmentDataset, sampler: EpochSampler, num_workers: int, pin: bool) -> DataLoader:

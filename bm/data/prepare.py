@@ -54,7 +54,8 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
         `(⌊time · sample_rate / rate⌋, channels)` float32.
 
     Raises:
-        ValueError: for a rate below `sample_rate`, or NaN in a signal that may not have any.
+        ValueError: for a rate below `sample_rate` or with a fraction, channels of one name, NaN in a signal that may
+            not have any.
     """
     import julius
     import torch
@@ -64,11 +65,17 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
     if old < sample_rate:
         raise ValueError(f"{where}: dset.sample_rate is {sample_rate} Hz but the recording has {signal.rate:g} Hz; "
                          f"choose {old} Hz or less")
+    late = abs(signal.shape[0] / old - signal.shape[0] / signal.rate)
+    if late * sample_rate > 0.5:
+        raise ValueError(f"{where}: the recording has {signal.rate!r} Hz, expected a whole number: taken for {old} Hz, "
+                         f"its end would be {late:.3g} s off; let the study's reader resample it")
+    _check_channels(signal, where)
     raw = _read_float32(signal)
     if not np.isfinite(raw).all():
         bad = ~np.isfinite(raw)
         names = signal.channels["name"].to_numpy()[bad.any(0)]
-        raise ValueError(f"{where}: {int(bad.sum())} values that are not finite in channels {', '.join(names[:5])}; "
+        raise ValueError(f"{where}: {int(bad.sum())} values that are not finite in channels {', '.join(names[:5])}"
+                         f"{'…' if len(names) > 5 else ''}, the first at {np.argmax(bad.any(1)) / signal.rate:g} s; "
                          "expected finite numbers: mark the channels bad and interpolate them, or cut the span out")
     out = np.empty((raw.shape[0] * sample_rate // old, raw.shape[1]), dtype=np.float32)
     with torch.no_grad():
@@ -83,6 +90,18 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
     return out
 
 
+def _check_channels(signal: Signal, where: str) -> None:
+    if not len(signal.channels):  # no sensors, but sources of a simulation
+        return
+    names = signal.channels["name"]
+    if len(names) != signal.shape[1]:
+        raise ValueError(f"{where}: {signal.shape[1]} channels with {len(names)} rows that describe them, expected one "
+                         "row per channel: mend the study's reader")
+    if names.duplicated().any():
+        twice = sorted(set(names[names.duplicated()]))
+        raise ValueError(f"{where}: channel names must be unique, but {twice[:5]} occur more than once: rename them")
+
+
 def _read_float32(signal: Signal, rows: int = 20_000) -> np.ndarray:
     """The whole signal, read in pieces so that no float64 copy of it is ever held."""
     out = np.empty(signal.shape, dtype=np.float32)
@@ -94,6 +113,7 @@ def _read_float32(signal: Signal, rows: int = 20_000) -> np.ndarray:
 
 def prepare(recording: Recording, store: Store, sample_rate: int, highpass: float) -> Prepared:
     """The prepared recording, from the cache or made now. See `prepare_signal` for errors."""
+    _check_files(recording, recording.source_files())
     key = {"stage": "prepare", "version": 1, "recording": recording.name, "sample_rate": sample_rate,
            "highpass": highpass, "source": [file_identity(path) for path in recording.source_files()]}
 
@@ -105,6 +125,14 @@ def prepare(recording: Recording, store: Store, sample_rate: int, highpass: floa
     return Prepared(store.get("prepared", key, make), sample_rate)
 
 
+def _check_files(recording: Recording, files: list[Path]) -> None:
+    missing = [path for path in files if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{recording.name}: {len(missing)} of its {len(files)} files are missing, the first is "
+                                f"{missing[0]}: complete the download of the study, or mend study_paths."
+                                f"{recording.study}")
+
+
 def read_events(recording: Recording, store: Store) -> pd.DataFrame:
     """The events of a recording as its study gives them, kept in the cache if the study says what they come from.
 
@@ -114,6 +142,7 @@ def read_events(recording: Recording, store: Store) -> pd.DataFrame:
     sources = recording.event_files()
     if not sources:
         return recording.events()
+    _check_files(recording, sources)
     key = {"stage": "events", "version": 1, "recording": recording.name,
            "source": [{"name": path.name, "sha256": file_sha256(path)} for path in sources]}
     home = sources[0].parent

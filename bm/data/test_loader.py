@@ -6,6 +6,7 @@ import torch
 
 from bm.data.loader import BufferPool, EpochSampler, Finish, Montages, SegmentDataset, fit_scalers, make_loader
 from bm.data.prepare import prepare_all
+from bm.data.resident import ResidentDataset
 from bm.data.scaling import FeatureScaler, fit_feature, robust_center_scale
 from bm.data.test_segments import make
 from bm.data.tracks import build_bank, lagged, pooled, to_brain_rate, word_mask
@@ -69,6 +70,28 @@ def test_order_depends_on_seed_and_epoch_alone(dataset):
     sampler.epoch = 4
     assert list(sampler)[0] != seen[0][:16].tolist()
     assert len(list(EpochSampler(ids, 16, 0, max_batches=2))) == 2
+
+
+def test_processes_share_each_batch(dataset):
+    dataset, segments, _ = dataset
+    ids = np.flatnonzero(segments["split"] == "train")
+    whole = list(EpochSampler(ids, 16, seed=5))
+    parts = [list(EpochSampler(ids, 16, seed=5, rank=rank, world_size=3)) for rank in range(3)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert sorted(batch) == sorted(sum(shares, []))
+    with pytest.raises(ValueError, match="rank 3 of 3"):
+        EpochSampler(ids, 16, rank=3, world_size=3)
+
+
+def test_resident_batches_are_the_same(dataset):
+    dataset, _, _ = dataset
+    resident = ResidentDataset(dataset, "cpu")
+    ids = [0, 7, len(dataset) - 1, 30]
+    expected, batch = dataset.__getitems__(ids), resident.__getitems__(ids)
+    for name in ("brain", "channel_mask", "positions", "layout", "subject", "recording", "segment"):
+        torch.testing.assert_close(getattr(batch, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(batch.features["MelSpectrum"], expected.features["MelSpectrum"])
+    assert torch.equal(batch.masks["word"], expected.masks["word"])
 
 
 def test_scaling_of_the_reference():

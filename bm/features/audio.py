@@ -15,18 +15,22 @@ def read_audio(path: Path | str, start: float = 0.0, stop: float | None = None) 
         start, stop: seconds in the file; `stop` may pass the end by at most 0.1 s.
 
     Raises:
-        ValueError: when less is there than asked for.
+        ValueError: when less is there than asked for, or what is asked for is no span.
     """
     import soundfile
     with soundfile.SoundFile(path) as file:
         rate = file.samplerate
         first = round(start * rate)
         n = (file.frames if stop is None else round(stop * rate)) - first
-        file.seek(min(first, file.frames))
+        if first < 0 or n <= 0 or first >= file.frames:
+            raise ValueError(f"{path}: asked for {start:.3f}–{first / rate + n / rate:.3f} s of a file of "
+                             f"{file.frames / rate:.3f} s, expected a span within it: check `offset` and `duration` of "
+                             "the sound events")
+        file.seek(first)
         samples = file.read(n, dtype="float32", always_2d=True)
     if len(samples) < n - 0.1 * rate:
         raise ValueError(f"{path}: asked for {start:.3f}–{stop:.3f} s, but the file has only "
-                         f"{file.frames / rate:.3f} s")
+                         f"{file.frames / rate:.3f} s: is it whole, and the file that was played?")
     return samples.mean(axis=1), rate
 
 

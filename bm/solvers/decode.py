@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bm.batch import Batch
 from bm.data.assemble import Data, assemble
-from bm.data.loader import EpochSampler, Finish, fit_scalers, make_loader
+from bm.data.loader import EpochSampler, Finish, SegmentDataset, fit_scalers, make_loader
+from bm.data.resident import ResidentDataset
 from bm.losses import ClipLoss, build_loss
 from bm.metrics.retrieval import Retrieval, retrieval
 from bm.metrics.stats import bootstrap_interval
@@ -26,6 +27,7 @@ class DecodeSolver(Solver):
     """Contrastive (CLIP) or regression decoding of stimulus features from the brain."""
 
     data: Data
+    _resident: ResidentDataset | None = None
 
     def prepare(self) -> None:
         assemble(self.cfg, self.root)
@@ -50,8 +52,18 @@ class DecodeSolver(Solver):
         seeds = {"train": cfg.seed, "valid": cfg.seed if cfg.optim.max_batches else None}
         self.samplers = {split: EpochSampler(data.ids(split), cfg.optim.batch_size, seed, cfg.optim.max_batches)
                          for split, seed in seeds.items()}
-        self.loaders = {split: make_loader(data.dataset(split), sampler, cfg.num_workers, pin)
+        workers = 0 if cfg.resident else cfg.num_workers  # there is nothing to read
+        self.loaders = {split: make_loader(self.dataset(split), sampler, workers, pin and not cfg.resident)
                         for split, sampler in self.samplers.items()}
+
+    def dataset(self, split: str) -> SegmentDataset:
+        """What gathers the segments of a split, on the device itself if `resident=true`."""
+        dataset = self.data.dataset(split)
+        if not self.cfg.resident:
+            return dataset
+        if self._resident is None:
+            self._resident = ResidentDataset(dataset, self.device)
+        return self._resident.with_samples(dataset.samples)
 
     def build_model(self) -> None:
         """Model, feature model, loss and optimiser; weights depend on `seed` alone."""
@@ -158,8 +170,9 @@ class DecodeSolver(Solver):
         """Estimates `(B, F, T)` of the test segments `ids`, in order; none is rejected."""
         self.modules.eval()
         noise = torch.Generator().manual_seed(self.cfg.seed)
-        loader = make_loader(self.data.dataset("test"), EpochSampler(ids, self.cfg.optim.batch_size),
-                             self.cfg.num_workers, self.device.type == "cuda")
+        loader = make_loader(self.dataset("test"), EpochSampler(ids, self.cfg.optim.batch_size),
+                             0 if self.cfg.resident else self.cfg.num_workers,
+                             self.device.type == "cuda" and not self.cfg.resident)
         with torch.no_grad():
             for raw in loader:
                 estimate = self.model(self.finish(raw.to(self.device)))
@@ -170,7 +183,7 @@ class DecodeSolver(Solver):
     def targets(self, ids: np.ndarray) -> Tensor:
         """Targets `(V, F, T)` of the test segments `ids`, on the CPU."""
         self.modules.eval()
-        dataset, size = self.data.dataset("test"), self.cfg.optim.batch_size
+        dataset, size = self.dataset("test"), self.cfg.optim.batch_size
         with torch.no_grad():
             return torch.cat([self.target(self.finish(dataset.__getitems__(ids[i:i + size]).to(self.device))).cpu()
                               for i in range(0, len(ids), size)])

@@ -118,7 +118,7 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_used(finished, root, c
      "feature_model_params.n_hidden_layers=3"],
     ["norm.clip=false", "norm.max_scale=10"], ["test.wer_random=true"], ["dset.n_subjects=1"],
     ["dset.test.tmin=0", "dset.test.tmax=1"], ["dset.feature_resampling=nearest", "dset.highpass=4"],
-    ["optim.max_batches=2", "eval_every=1"],
+    ["optim.max_batches=2", "eval_every=1"], ["resident=true", "num_workers=2"],
 ])
 def test_every_road_is_open(root, overrides):
     name = "-".join(overrides)

@@ -90,7 +90,11 @@ def _fail(path: Path, line: Any, message: str) -> NoReturn:
 
 def _parse(path: Path) -> pd.DataFrame:
     """All cells as text or NaN; the index is the line in the file, from 1."""
-    text = Path(path).read_text(encoding="utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # drops a byte-order mark; all line ends become \n
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8, expected a text file in UTF-8: save it as such "
+                         "(spreadsheets may write UTF-16 or Latin-1)") from error
     lines = [(number, line.split("\t")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty, expected a header with at least onset and duration")

@@ -111,3 +111,24 @@ def test_sequence_ids_are_all_or_none(root):
 def test_no_onset_column(root):
     with pytest.raises(ValueError, match="no column onset"):
         read(root, ["1"], header="duration")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_mixed_line_endings_and_byte_order_mark(root, mark):
+    path = root / "x_events.tsv"
+    rows = ["1\t.2\tword\tn/a\ta\t1", "", "2\t.2\tword\tn/a\tb\t1", "3\t.2\tword\tn/a\tc\t2"]
+    path.write_bytes((mark + "".join(row + end for row, end in zip(
+        [HEADER, *rows], ["\r\n", "\n", "\r", "\r\n", ""], strict=True))).encode())
+    events = read_events_tsv(path)
+    assert list(events["word"]) == ["a", "b", "c"] and list(events["start"]) == [1, 2, 3]
+    path.write_bytes(path.read_bytes().replace(b"3\t.2", b"3\tlong"))
+    with pytest.raises(ValueError, match="x_events.tsv, line 5: duration is 'long', expected a finite number or n/a"):
+        read_events_tsv(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_are_explained(root, encoding):
+    path = root / "x_events.tsv"
+    path.write_text(f"{HEADER}\n1\t.2\tword\tn/a\té\t1\n", encoding=encoding)
+    with pytest.raises(ValueError, match="x_events.tsv: byte .* is not UTF-8, expected .*: save it as such"):
+        read_events_tsv(path)

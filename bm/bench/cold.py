@@ -1,0 +1,115 @@
+"""Cold start: preparing 4 recordings of 6 minutes (208 channels, 1000 Hz, FIF), mel bands and scales; peak memory."""
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bm.bench import Comparison
+from bm.bench.loader import RATE, TIMES
+from bm.data.loader import Montages, SegmentDataset, fit_scalers
+from bm.data.prepare import prepare, prepare_all
+from bm.data.tracks import build_bank
+from bm.features.audio import MelSpectrum
+from bm.store import Store, file_sha256
+from bm.studies.mne_recording import MneRecording
+
+CHANNELS, RAW_RATE, SECONDS, RECORDINGS = 208, 1000, 360, 4
+
+
+@dataclass(frozen=True, repr=False)
+class File(MneRecording):
+    """A FIF file."""
+
+    path: Path
+    uid: str
+    study: str = "bench"
+    subject: str = "1"
+    session: str = "1"
+
+    def raw(self):
+        import mne
+        return mne.io.read_raw_fif(self.path, preload=False, verbose="ERROR")
+
+    def events(self) -> pd.DataFrame:
+        raise NotImplementedError
+
+    def source_files(self) -> list[Path]:
+        return [self.path]
+
+
+def write(folder: Path) -> list[File]:
+    """Noise of the size of a MEG signal."""
+    import mne
+    info = mne.create_info(CHANNELS, RAW_RATE, "mag")
+    files = []
+    for i in range(RECORDINGS):
+        data = np.random.default_rng(i).standard_normal((CHANNELS, SECONDS * RAW_RATE), dtype=np.float32) * 1e-13
+        path = folder / f"{i}_raw.fif"
+        mne.io.RawArray(data, info, verbose="ERROR").save(path, verbose="ERROR")
+        files.append(File(path, str(i)))
+    return files
+
+
+def cold_start(files: list[File], wav: Path, store: Store) -> dict[str, float]:
+    """Seconds of each step."""
+    begin = time.perf_counter()
+    prepared = prepare_all(list(files), store, RATE, 0)
+    ready = time.perf_counter()
+    n, sha = len(prepared[0].array), file_sha256(wav)[:16]
+    starts = np.arange(0, SECONDS, 8.0)  # blocks of 8 s, the same sound for all
+    blocks = pd.concat([pd.DataFrame({
+        "recording": i, "start": starts, "stop": starts + 8, "stimulus": sha, "chunk_start": starts,
+        "chunk_stop": starts + 8, "chunk_time": starts}) for i in range(RECORDINGS)], ignore_index=True)
+    bank = build_bank(MelSpectrum(n_mels=120), blocks, {sha: wav}, [n] * RECORDINGS, RATE, "bandlimited", store)
+    described = time.perf_counter()
+    first = np.arange(0, n - TIMES, RATE // 2)
+    segments = pd.DataFrame({"first": np.tile(first, RECORDINGS),
+                             "recording": np.repeat(range(RECORDINGS), len(first))})
+    montages = Montages.from_tables([p.channels for p in prepared])
+    dataset = SegmentDataset([p.array for p in prepared], montages, segments, TIMES, [0] * RECORDINGS, [bank],
+                             [np.ones(n, dtype=bool)] * RECORDINGS)
+    fit_scalers(dataset, np.arange(len(segments)), 61, True, False, 200, 8000, 0)
+    return {"prepare": ready - begin, "mel": described - ready, "scale": time.perf_counter() - described}
+
+
+def memory(field: str) -> int:
+    """A field of this process's memory in bytes: "VmRSS" now, "VmHWM" at its peak (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def _peak(recording: File, store: Store, queue) -> None:
+    import julius
+    import torch
+    julius.resample_frac(torch.zeros(1, 1000), 25, 3)  # all is imported, so only the data counts
+    recording.raw().get_data(stop=1)
+    before = memory("VmRSS")
+    prepare(recording, store, RATE, 0)
+    queue.put(memory("VmHWM") - before)
+
+
+def run() -> Iterator[Comparison]:
+    import soundfile
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write(folder)
+        wav = folder / "sound.wav"
+        soundfile.write(wav, np.random.default_rng(0).standard_normal(SECONDS * 22_050) / 10, 22_050)
+        steps = cold_start(files, wav, Store(folder / "cache"))
+        total = sum(steps.values())
+        detail = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.items())
+        yield Comparison("cold start", f"4 recordings of 6 min ({detail}) / 15 s asked for", total, 15, 1)
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(target=_peak, args=(files[0], Store(folder / "cache2"), queue))
+        process.start()
+        peak = queue.get(timeout=120)
+        process.join()
+        raw = CHANNELS * SECONDS * RAW_RATE * 4
+        yield Comparison("prepare memory", f"GB at the peak ({peak / 1e9:.2f}) / 2.5 × one raw recording of "
+                         f"{raw / 1e9:.2f} GB as float32", peak / 1e9, 2.5 * raw / 1e9, 1)
