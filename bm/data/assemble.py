@@ -145,6 +145,10 @@ def assemble(cfg: Config, root: Path) -> Data:
     store = Store(root / cfg.cache)
     recordings, studies = list_recordings(build_studies(cfg, root), dset)
     prepared = prepare_all(recordings, store, dset.sample_rate, dset.highpass, cfg.num_workers)
+    for recording, p in zip(recordings, prepared, strict=True):
+        if p.sample_rate is None:
+            raise ValueError(f"{recording.name} has one row per event, not a signal in time: task.type={cfg.task.type} "
+                             "cuts windows out of signals")
     durations = [p.duration for p in prepared]
     lengths = [len(p.array) for p in prepared]
     events = [check_events(read_events(recording, store), recording.name, duration)

@@ -1,4 +1,5 @@
 """Raw recordings → prepared arrays: `(time, channels)` float32 at `dset.sample_rate`, filtered, memory-mapped."""
+import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ class Prepared:
     """One prepared recording, in a folder of the store."""
 
     folder: Path
-    sample_rate: float
+    sample_rate: float | None  # None: one row per event
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -37,7 +38,9 @@ class Prepared:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Seconds. Raises ValueError for a recording without a sampling rate."""
+        if self.sample_rate is None:
+            raise ValueError(f"{self.folder.name}: a recording with one row per event has no duration")
         return len(self.array) / self.sample_rate
 
 
@@ -50,6 +53,9 @@ def filter_length(sample_rate: float, highpass: float) -> float:
 def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str) -> np.ndarray:
     """Resamples (band-limited, julius) and high-passes (x − lowpass(x)) a signal.
 
+    A signal without a rate (one row per event) is kept as it is. NaN stays only where the signal says that it means
+    *not measured*, and only if nothing has to be filtered.
+
     Returns:
         `(⌊time · sample_rate / rate⌋, channels)` float32.
 
@@ -59,8 +65,9 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
     """
     import julius
     import torch
-    if signal.rate is None:
-        raise ValueError(f"{where}: the signal has one row per event and no sampling rate: it cannot be resampled")
+    _check_channels(signal, where)
+    if signal.rate is None:  # one row per event: there is nothing to resample or to filter
+        return _finite(_read_float32(signal), signal, where)
     old = round(signal.rate)
     if old < sample_rate:
         raise ValueError(f"{where}: dset.sample_rate is {sample_rate} Hz but the recording has {signal.rate:g} Hz; "
@@ -69,14 +76,12 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
     if late * sample_rate > 0.5:
         raise ValueError(f"{where}: the recording has {signal.rate!r} Hz, expected a whole number: taken for {old} Hz, "
                          f"its end would be {late:.3g} s off; let the study's reader resample it")
-    _check_channels(signal, where)
-    raw = _read_float32(signal)
-    if not np.isfinite(raw).all():
-        bad = ~np.isfinite(raw)
-        names = signal.channels["name"].to_numpy()[bad.any(0)]
-        raise ValueError(f"{where}: {int(bad.sum())} values that are not finite in channels {', '.join(names[:5])}"
-                         f"{'…' if len(names) > 5 else ''}, the first at {np.argmax(bad.any(1)) / signal.rate:g} s; "
-                         "expected finite numbers: mark the channels bad and interpolate them, or cut the span out")
+    raw = _finite(_read_float32(signal), signal, where)
+    if old == sample_rate and not highpass:
+        return raw
+    if np.isnan(raw).any():
+        raise ValueError(f"{where}: values that were not measured (NaN) cannot be resampled or filtered: use "
+                         f"dset.sample_rate={old} and dset.highpass=0")
     out = np.empty((raw.shape[0] * sample_rate // old, raw.shape[1]), dtype=np.float32)
     with torch.no_grad():
         for first in range(0, raw.shape[1], CHANNEL_CHUNK):
@@ -88,6 +93,19 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
             x = x - julius.lowpass_filter(x, highpass / sample_rate) if highpass else x + mean
             out[:, chunk] = x[:, :len(out)].T.numpy()
     return out
+
+
+def _finite(raw: np.ndarray, signal: Signal, where: str) -> np.ndarray:
+    """The array itself, if all is finite, or NaN where that means *not measured* (`signal.missing`)."""
+    bad = np.isinf(raw) if signal.missing == "mask" else ~np.isfinite(raw)
+    if bad.any():
+        names = signal.channels["name"].to_numpy()[bad.any(0)]
+        row = int(np.argmax(bad.any(1)))
+        first = f"in row {row}" if signal.rate is None else f"at {row / signal.rate:g} s"
+        raise ValueError(f"{where}: {int(bad.sum())} values that are not finite in channels {', '.join(names[:5])}"
+                         f"{'…' if len(names) > 5 else ''}, the first {first}; expected finite numbers: mark the "
+                         "channels bad and interpolate them, or cut the span out")
+    return raw
 
 
 def _check_channels(signal: Signal, where: str) -> None:
@@ -114,15 +132,17 @@ def _read_float32(signal: Signal, rows: int = 20_000) -> np.ndarray:
 def prepare(recording: Recording, store: Store, sample_rate: int, highpass: float) -> Prepared:
     """The prepared recording, from the cache or made now. See `prepare_signal` for errors."""
     _check_files(recording, recording.source_files())
-    key = {"stage": "prepare", "version": 1, "recording": recording.name, "sample_rate": sample_rate,
+    key = {"stage": "prepare", "version": 2, "recording": recording.name, "sample_rate": sample_rate,
            "highpass": highpass, "source": [file_identity(path) for path in recording.source_files()]}
 
     def make(folder: Path) -> None:
         signal = recording.signal()
         np.save(folder / "brain.npy", prepare_signal(signal, sample_rate, highpass, recording.name))
         signal.channels.to_parquet(folder / "channels.parquet")
+        (folder / "rate.json").write_text(json.dumps(None if signal.rate is None else sample_rate))
 
-    return Prepared(store.get("prepared", key, make), sample_rate)
+    folder = store.get("prepared", key, make)
+    return Prepared(folder, json.loads((folder / "rate.json").read_text()))
 
 
 def _check_files(recording: Recording, files: list[Path]) -> None:
@@ -136,8 +156,8 @@ def _check_files(recording: Recording, files: list[Path]) -> None:
 def read_events(recording: Recording, store: Store) -> pd.DataFrame:
     """The events of a recording as its study gives them, kept in the cache if the study says what they come from.
 
-    Sound files are kept relative to the first event file, so that a study that has moved is found; one that has
-    disappeared makes the study be read again (and complain).
+    Sound files are kept relative to the first event file, so that a study that has moved is found; a sound that has
+    changed or disappeared makes the events be read again (a study may take durations from it).
     """
     sources = recording.event_files()
     if not sources:
@@ -149,16 +169,25 @@ def read_events(recording: Recording, store: Store) -> pd.DataFrame:
 
     def make(folder: Path) -> None:
         events = recording.events()
+        sounds = {}
         if "filepath" in events:
             events["filepath"] = events["filepath"].map(lambda path: os.path.relpath(path, home), na_action="ignore")
+            sounds = {path: _sound_identity(home / path) for path in events["filepath"].dropna().unique()}
         events.to_parquet(folder / "events.parquet")
+        (folder / "sounds.json").write_text(json.dumps(sounds))
 
-    events = pd.read_parquet(store.get("events", key, make) / "events.parquet")
-    if "filepath" in events:
+    folder = store.get("events", key, make)
+    sounds = json.loads((folder / "sounds.json").read_text())
+    if any(_sound_identity(home / path) != identity for path, identity in sounds.items()):
+        return recording.events()
+    events = pd.read_parquet(folder / "events.parquet")
+    if sounds:
         events["filepath"] = events["filepath"].map(lambda path: os.path.normpath(home / path), na_action="ignore")
-        if not all(os.path.exists(path) for path in events["filepath"].dropna().unique()):
-            return recording.events()
     return events
+
+
+def _sound_identity(path: Path) -> str | None:
+    return file_sha256(path) if path.exists() else None
 
 
 def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, highpass: float, workers: int = 0
@@ -169,7 +198,7 @@ def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, hig
 
     from tqdm import tqdm
     # threads: the filters release the interpreter, and every process would pay for importing torch
-    with ThreadPoolExecutor(workers or cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or min(cpu_count() or 1, 8)) as pool:  # each holds a raw recording
         jobs = [pool.submit(prepare, recording, store, sample_rate, highpass) for recording in recordings]
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", leave=False, disable=None):
             job.result()

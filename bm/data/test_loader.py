@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -176,6 +177,12 @@ def test_batches_do_not_share_memory(dataset):
         expected = dataset.__getitems__([i, i + 1])
         assert torch.equal(batch.brain, expected.brain)
         assert torch.equal(batch.features["MelSpectrum"], expected.features["MelSpectrum"])
+
+
+def test_word_mask_ends_with_the_word():
+    words = pd.DataFrame({"kind": "word", "start": [-0.2, 0.5, 1.9], "duration": [0.3, 0.2, 0.5]})
+    mask = word_mask(words, 100, 50)
+    assert np.flatnonzero(mask).tolist() == [*range(5), *range(25, 35), *range(95, 100)]
 
 
 def test_views_and_pools_of_a_track(dataset):

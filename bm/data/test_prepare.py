@@ -38,8 +38,6 @@ def test_bad_signals_are_refused():
     x = np.zeros((100, 3), np.float32)
     with pytest.raises(ValueError, match="choose 100 Hz or less"):
         prepare_signal(Signal.from_array(x, 100, channels_table(3)), 120, 0, "toy/r0")
-    with pytest.raises(ValueError, match="cannot be resampled"):
-        prepare_signal(Signal.from_array(x, None, channels_table(3)), 120, 0, "toy/r0")
     x[3, 1] = np.nan
     with pytest.raises(ValueError, match=r"toy/r0: 1 values that are not finite in channels MEG001"):
         prepare_signal(Signal.from_array(x, 200, channels_table(3)), 120, 0, "toy/r0")
@@ -71,3 +69,30 @@ def test_events_are_kept_and_found_after_a_move(recordings, tmp_path, monkeypatc
     monkeypatch.setattr(ToyRecording, "events", lambda self: read(self).iloc[:5])
     (tmp_path / "moved/events.txt").write_text("version 2")
     assert len(read_events(moved, store)) == 5
+
+
+def test_not_measured_is_not_an_error():
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    x[2, 1] = np.nan  # the second neuron has no fourth repeat
+    one_row_per_event = Signal.from_array(x, None, channels_table(3), missing="mask")
+    np.testing.assert_array_equal(prepare_signal(one_row_per_event, 120, 0, "x"), x)
+    sampled = Signal.from_array(x, 50, channels_table(3), missing="mask")
+    np.testing.assert_array_equal(prepare_signal(sampled, 50, 0, "x"), x)
+    with pytest.raises(ValueError, match="cannot be resampled or filtered: use dset.sample_rate=50"):
+        prepare_signal(sampled, 25, 0, "x")
+    with pytest.raises(ValueError, match="1 values that are not finite in channels MEG001, the first in row 2"):
+        prepare_signal(Signal.from_array(x, None, channels_table(3)), 120, 0, "x")
+
+
+def test_a_replaced_sound_is_read_again(recordings, tmp_path, wav, monkeypatch):
+    store = Store(tmp_path / "cache")
+    monkeypatch.setattr(ToyRecording, "event_files", lambda self: [tmp_path / "events.txt"])
+    (tmp_path / "events.txt").write_text("1")
+    read_events(recordings[0], store)
+    calls, read = [], ToyRecording.events
+    monkeypatch.setattr(ToyRecording, "events", lambda self: calls.append(1) or read(self))
+    read_events(recordings[0], store)
+    assert not calls
+    wav.write_bytes(wav.read_bytes()[:-1000])
+    read_events(recordings[0], store)
+    assert calls

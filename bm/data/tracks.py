@@ -136,8 +136,8 @@ def word_mask(events: pd.DataFrame, length: int, sample_rate: int) -> np.ndarray
     """`(length,)` bool: True at samples where a word is heard."""
     step = np.zeros(length + 1, dtype=np.int64)
     words = events[events["kind"] == "word"]
-    start = np.clip(np.rint(words["start"] * sample_rate), 0, length).astype(int)
-    n = np.rint((words["start"] + words["duration"]) * sample_rate) - np.rint(words["start"] * sample_rate)
-    np.add.at(step, start, 1)
-    np.add.at(step, np.clip(start + n.to_numpy().astype(int), 0, length), -1)
+    start = np.rint(words["start"].to_numpy() * sample_rate)
+    stop = np.rint((words["start"] + words["duration"]).to_numpy() * sample_rate)
+    np.add.at(step, np.clip(start, 0, length).astype(int), 1)
+    np.add.at(step, np.clip(stop, 0, length).astype(int), -1)
     return np.cumsum(step[:-1]) > 0
