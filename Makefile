@@ -16,6 +16,7 @@ install: .venv/installed  ## make .venv with bm and all it needs (about 2 minute
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bm needs Python 3.11 or newer; \
 	$(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+	@echo "Installing bm and its packages into .venv: about 2 minutes, 6 GB"
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install --quiet -e '.[$(EXTRAS)]'
 	@touch $@

@@ -5,6 +5,7 @@ follow the table in the specification of the studies (`sound`, `word`, `phoneme`
 """
 import logging
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -40,8 +41,8 @@ class EventsError(ValueError):
 
 
 def _fail(where: str, events: pd.DataFrame, rows: np.ndarray, column: str, expected: str, cure: str) -> None:
-    """Raises for the first of the rows where the mask `rows` is True; does nothing if there is none."""
-    bad = np.flatnonzero(rows)
+    """Raises for the first of `rows` (their numbers, or a mask of them); does nothing if there is none."""
+    bad = np.flatnonzero(rows) if rows.dtype == bool else rows
     if len(bad) == 0:
         return
     row = events.iloc[bad[0]]
@@ -72,89 +73,107 @@ def check_events(events: pd.DataFrame, where: str, duration: float | None = None
         if column not in events:
             raise EventsError(f"{where}: the events table has no column {column!r}; it has {list(events.columns)}")
     for column in ("start", "duration"):
-        numbers = pd.to_numeric(events[column], errors="coerce")
-        _fail(where, events, (numbers.isna() & events[column].notna()).to_numpy(), column, "seconds", _MEND)
-        events[column] = numbers.astype(float)
-    _fail(where, events, ~events["kind"].isin(KINDS).to_numpy(), "kind", f"one of {', '.join(KINDS)}",
-          "map the study's own names to these")
-    _fail(where, events, ~np.isfinite(events["start"].to_numpy()), "start", "a finite time in seconds",
+        seconds, bad = _numbers(events, column)
+        _fail(where, events, bad, column, "seconds", _MEND)
+        events[column] = seconds
+    start = events["start"].to_numpy()
+    rank = ranks(events["kind"])
+    _fail(where, events, rank < 0, "kind", f"one of {', '.join(KINDS)}", "map the study's own names to these")
+    _fail(where, events, ~np.isfinite(start), "start", "a finite time in seconds",
           "drop events without a time in the loader and count them")
-    _fail(where, events, (events["duration"] < 0).to_numpy(), "duration", "0 or more", _MEND)
+    _fail(where, events, events["duration"].to_numpy() < 0, "duration", "0 or more", _MEND)
     for kind, columns in REQUIRED.items():
-        of_kind = (events["kind"] == kind).to_numpy()
+        of_kind = rank == KINDS[kind]
         for column in columns if of_kind.any() else []:
             missing = of_kind if column not in events else of_kind & events[column].isna().to_numpy()
             _fail(where, events, missing, column, f"a value for every {kind}", _MEND)
-    events = _check_sounds(events, where)
+    _check_sounds(events, np.flatnonzero(rank == KINDS["sound"]), where)
     _fail(where, events, ~np.isfinite(events["duration"].to_numpy()), "duration", "a finite duration",
           "only a sound may leave it out")
     if duration is not None:
-        _fail(where, events, (events["start"] > duration).to_numpy(), "start",
-              f"a time within the recording of {duration:g} s", "check the clock of the events")
+        _fail(where, events, start > duration, "start", f"a time within the recording of {duration:g} s",
+              "check the clock of the events")
     for column, default in {"modality": "audio", "language": "en"}.items():
         events[column] = events[column].fillna(default) if column in events else default
-    rank = events["kind"].map(KINDS)
-    return _part_sounds(events.iloc[np.lexsort((rank, events["start"]))].reset_index(drop=True), where)
+    order = np.lexsort((rank, start))
+    events = events.iloc[order].reset_index(drop=True)
+    _part_sounds(events, np.flatnonzero(rank[order] == KINDS["sound"]), where)
+    return events
 
 
-def _check_sounds(events: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Fills stimulus, offset and duration of the sounds, from the header and content of each file (read once)."""
+def _numbers(events: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column as floats, NaN where it is missing, and a mask of what is no number."""
+    numbers = pd.to_numeric(events[column], errors="coerce").astype(float).to_numpy()
+    return numbers, np.isnan(numbers) & events[column].notna().to_numpy()
+
+
+def ranks(kinds: pd.Series) -> np.ndarray:
+    """The number in `KINDS` of each kind, -1 for what is none."""
+    code, names = pd.factorize(kinds)
+    return np.array([*(KINDS.get(name, -1) for name in names), -1])[code]  # the code of a missing kind is -1
+
+
+def _check_sounds(events: pd.DataFrame, sounds: np.ndarray, where: str) -> None:
+    """Fills stimulus, offset and duration of the rows `sounds` from the header and content of each file, read once."""
     import soundfile
-    sounds = (events["kind"] == "sound").to_numpy()
-    offset = events["offset"] if "offset" in events else pd.Series(np.nan, index=events.index)
-    numbers = pd.to_numeric(offset, errors="coerce")
-    _fail(where, events, (sounds & ((numbers.isna() & offset.notna()) | (numbers < 0))).to_numpy(), "offset",
-          "seconds into the sound file, 0 or more", _MEND)
-    events["offset"] = numbers.astype(float).fillna(0.0)
-    paths = events["filepath"] if "filepath" in events else pd.Series("", index=events.index)
-    _fail(where, events, sounds & ~paths.map(lambda path: isinstance(path, str | os.PathLike)).to_numpy(bool),
+    if "offset" not in events:
+        events["offset"] = 0.0
+    numbers, bad = _numbers(events, "offset")
+    bad |= numbers < 0
+    _fail(where, events, sounds[bad[sounds]], "offset", "seconds into the sound file, 0 or more", _MEND)
+    events["offset"] = np.where(np.isnan(numbers), 0.0, numbers)
+    paths = events["filepath"].iloc[sounds].to_numpy() if len(sounds) else np.array([])
+    _fail(where, events, sounds[[not isinstance(path, str | os.PathLike) for path in paths]],
           "filepath", "the path of a sound file", _MEND)
-    events["stimulus"] = ""
-    wanted, short = events["duration"].to_numpy().copy(), np.zeros(len(events))
-    for path in paths[sounds].unique():
-        rows = sounds & (paths == path).to_numpy()
+    stimulus, duration = np.full(len(events), "", dtype=object), events["duration"].to_numpy().copy()
+    wanted, offset, short = duration[sounds], events["offset"].to_numpy()[sounds], np.zeros(len(sounds))
+    for path in dict.fromkeys(paths):
+        own = paths == path
+        rows = sounds[own]
         try:
             available = soundfile.info(path).duration
         except (OSError, soundfile.LibsndfileError):
             _fail(where, events, rows, "filepath", "a readable sound file", "check the path and the study's download")
             raise
-        events.loc[rows, "stimulus"] = file_sha256(path)[:16]
-        left = available - events["offset"].to_numpy()
-        _fail(where, events, rows & (left <= 0), "offset", f"less than the file's {available:g} s",
+        stimulus[rows] = file_sha256(path)[:16]
+        left = available - offset[own]
+        _fail(where, events, rows[left <= 0], "offset", f"less than the file's {available:g} s",
               f"check {path}: is it whole, and the file that was played?")
-        unset = ~(wanted > 0)  # 0 and NaN
-        events.loc[rows, "duration"] = np.where(unset, left, np.minimum(wanted, left))[rows]
-        short[rows] = np.where(unset, 0, wanted - left)[rows]
+        unset = ~(wanted[own] > 0)  # 0 and NaN
+        duration[rows] = np.where(unset, left, np.minimum(wanted[own], left))
+        short[own] = np.where(unset, 0, wanted[own] - left)
+    events["stimulus"], events["duration"] = pd.Series(stimulus, events.index, dtype=str), duration
     if (short > ROUNDING).any():
         i = int(np.argmax(short))
         logger.warning("%s: %d of %d sounds are annotated longer than their file and end with it; the most: events row "
                        "%s, %s at %g s, asked for %g s from %g s on, has %g s less. Is it the file that was played?",
-                       where, (short > ROUNDING).sum(), sounds.sum(), events.index[i], events["filepath"][i],
-                       events["start"][i], wanted[i], events["offset"][i], short[i])
-    return events
+                       where, (short > ROUNDING).sum(), len(sounds), sounds[i], paths[i],
+                       events["start"][sounds[i]], wanted[i], offset[i], short[i])
 
 
-def _part_sounds(events: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Ends each sound where the next one begins, counted; a sound inside another is an error. `events` are sorted."""
-    rows = np.flatnonzero(events["kind"] == "sound")
-    start, duration = (events[column].to_numpy()[rows] for column in ("start", "duration"))
+def _part_sounds(events: pd.DataFrame, sounds: np.ndarray, where: str) -> None:
+    """Ends each of the rows `sounds` where the next begins, counted; a sound inside another is an error."""
+    start, duration = (events[column].to_numpy()[sounds] for column in ("start", "duration"))
     over = start[:-1] + duration[:-1] - start[1:]
     left = duration[:-1] - over
     inside = (over > ROUNDING) & ((over > duration[1:] + MARGIN) | (left < MARGIN))
-    fault = np.zeros(len(events), dtype=bool)
-    fault[rows[1:][inside]] = True
-    before = rows[:-1][inside][:1]
-    _fail(where, events, fault, "start", "a sound after the one before it, " + "".join(
-        f"which lasts from {events['start'][i]:g} to {events['start'][i] + events['duration'][i]:g} s" for i in before),
+    _fail(where, events, sounds[1:][inside], "start", "a sound after the one before it, " + "".join(
+        f"which lasts from {start[i]:g} to {start[i] + duration[i]:g} s" for i in np.flatnonzero(inside)[:1]),
         "two sounds at once have no one stimulus: keep the one that was attended, or mix them into one file")
-    cut = over > ROUNDING
-    if cut.any():
+    if (over > ROUNDING).any():
         i = int(np.argmax(over))
         logger.warning("%s: %d of %d sounds last into the next one and are taken to end where it begins; the most: "
-                       "%s at %g s by %g s. Check starts and durations", where, cut.sum(), len(rows),
-                       events["filepath"][rows[i]], start[i], over[i])
-    events.loc[rows[:-1][over > 0], "duration"] = left[over > 0]
-    return events
+                       "%s at %g s by %g s. Check starts and durations", where, (over > ROUNDING).sum(), len(sounds),
+                       events["filepath"][sounds[i]], start[i], over[i])
+    if (over > 0).any():
+        events.loc[sounds[:-1][over > 0], "duration"] = left[over > 0]
+
+
+def sounds_of(events: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The sounds in the checked events of all recordings, in order, with a column `recording` (index)."""
+    lengths = [len(table) for table in events]
+    everything = pd.concat(events, ignore_index=True).assign(recording=np.repeat(np.arange(len(events)), lengths))
+    return everything[everything["kind"] == "sound"].reset_index(drop=True)
 
 
 def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) -> pd.DataFrame:
@@ -179,51 +198,59 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
     first_word = (kind == "word") & (events.get("word_index", pd.Series(-1, events.index)) == 0).to_numpy(bool)
     starts_block = {"sentence": first_word, "sound": kind == "sound",
                     "sentence_or_sound": (kind == "sound") | (first_word & (events["modality"] == "visual").to_numpy())}
-    openers = events[starts_block[rule]]
+    openers = np.flatnonzero(starts_block[rule])
     if len(openers) == 0:
         raise EventsError(f"{where}: no event starts a block by the rule {rule!r}; expected "
                           "words with word_index 0 (sentence) or sounds (sound)")
-    start = openers["start"].to_numpy()
-    _fail(where, openers, np.r_[False, np.diff(start) <= 0], "start", "a later start than the block before it",
+    event_start, event_duration = events["start"].to_numpy(), events["duration"].to_numpy()
+    start = event_start[openers]
+    _fail(where, events, openers[1:][np.diff(start) <= 0], "start", "a later start than the block before it",
           "blocks may not overlap: check word_index and the order of the events")
     stop = np.r_[start[1:], max(duration, start[-1])]
     # members of a block lie wholly inside it; the last block has no end for this purpose
-    event_start, event_stop = events["start"].to_numpy(), (events["start"] + events["duration"]).to_numpy()
     member_of = np.searchsorted(start, event_start, side="right") - 1
     limit = np.r_[start[1:], np.inf]
-    inside = (member_of >= 0) & (event_stop < limit[member_of])
-    stimulus, offset = _playing(events, start)
-    uid = _block_uids(events, member_of, inside, len(start), [f"{s}@{round(o * 1000)}" if s else ""
-                                                            for s, o in zip(stimulus, offset, strict=True)])
+    inside = (member_of >= 0) & (event_start + event_duration < limit[member_of])
+    stimulus, offset = _playing(events, kind == "sound", start)
+    uid = _block_uids(events, kind == "word", member_of, inside, [f"{s}@{round(o * 1000)}" if s else ""
+                                                                 for s, o in zip(stimulus, offset, strict=True)])
     blocks = pd.DataFrame({"start": start, "stop": stop, "uid": uid, "stimulus": stimulus, "offset": offset})
-    _fail(where, blocks.assign(kind="block"), (blocks["uid"] == "").to_numpy(), "uid", "words or a sound in the block",
-          "give the block's words a `condition`, or name the sound it plays")
+    if "" in uid:
+        _fail(where, blocks.assign(kind="block"), (blocks["uid"] == "").to_numpy(), "uid",
+              "words or a sound in the block", "give the block's words a `condition`, or name the sound it plays")
     return blocks
 
 
-def _block_uids(events: pd.DataFrame, member_of: np.ndarray, inside: np.ndarray, n: int, fallback: list[str]
-                ) -> list[str]:
+def _block_uids(events: pd.DataFrame, words: np.ndarray, member_of: np.ndarray, inside: np.ndarray,
+                fallback: list[str]) -> list[str]:
     """Rule of the spec: the one `sequence_uid` of the members, else their words, else the sound."""
     uid = list(fallback)
     if "condition" in events:
-        text = inside & events["condition"].isin(TEXT_CONDITIONS).to_numpy() & (events["kind"] == "word").to_numpy()
-        for block, words in events["word"][text].astype(str).groupby(member_of[text]):
-            uid[block] = " ".join(words)
+        text = inside & words & events["condition"].isin(TEXT_CONDITIONS).to_numpy()
+        for block, texts in _texts(events["word"], member_of, text).items():
+            uid[block] = " ".join(texts)
     if "sequence_uid" in events:
         known = inside & events["sequence_uid"].notna().to_numpy()
-        for block, uids in events["sequence_uid"][known].astype(str).groupby(member_of[known]):
-            if uids.nunique() == 1:
-                uid[block] = uids.iloc[0]
+        for block, uids in _texts(events["sequence_uid"], member_of, known).items():
+            uid[block] = uids[0] if len(set(uids)) == 1 else uid[block]
     return uid
 
 
-def _playing(events: pd.DataFrame, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Stimulus and offset (s) of the sound that plays at each time; "" and 0 where none does."""
-    sounds = events[events["kind"] == "sound"]
-    if len(sounds) == 0:
+def _texts(column: pd.Series, member_of: np.ndarray, rows: np.ndarray) -> dict[int, list[str]]:
+    """Block → the texts of its members, where the mask `rows` is True."""
+    texts: dict[int, list[str]] = {}
+    for block, text in zip(member_of[rows].tolist(), column.to_numpy()[rows], strict=True):
+        texts.setdefault(block, []).append(str(text))
+    return texts
+
+
+def _playing(events: pd.DataFrame, sounds: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stimulus and offset (s) of the one of `sounds` (a mask) that plays at each time; "" and 0 where none does."""
+    if not sounds.any():
         return np.full(len(times), ""), np.zeros(len(times))
-    start = sounds["start"].to_numpy()
+    start, duration, offset = (events[column].to_numpy()[sounds] for column in ("start", "duration", "offset"))
     last = np.searchsorted(start, times + MARGIN, side="right") - 1
-    playing = (last >= 0) & (times < start[last] + sounds["duration"].to_numpy()[last])
-    offset = np.maximum(times - start[last], 0) + sounds["offset"].to_numpy()[last]
-    return np.where(playing, sounds["stimulus"].to_numpy(dtype=str)[last], ""), np.where(playing, offset, 0.0)
+    playing = (last >= 0) & (times < start[last] + duration[last])
+    stimulus = events["stimulus"].to_numpy()[sounds].astype(str)
+    place = np.maximum(times - start[last], 0) + offset[last]
+    return np.where(playing, stimulus[last], ""), np.where(playing, place, 0.0)

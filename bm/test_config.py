@@ -65,8 +65,8 @@ def test_stored_config(tmp_path):
     check_stored(tmp_path, "abc", old, ["device", "study_paths.*"])
     assert json.loads((tmp_path / "config.json").read_text()) == old
     check_stored(tmp_path, "abc", plain("device=cpu", "study_paths.simulated=/elsewhere"), ["device", "study_paths.*"])
-    with pytest.raises(ConfigError, match=r"optim.lr: 0.0003 → 0.1.*--clear"):
-        check_stored(tmp_path, "abc", plain("optim.lr=0.1"), ["device"])
+    with pytest.raises(ConfigError, match=r"optim.beta2: 0.999 → 0.5.*--clear"):
+        check_stored(tmp_path, "abc", plain("optim.beta2=0.5"), ["device"])
     new = plain("selections.simulated.seed=7")
     with pytest.raises(ConfigError, match=r"selections.simulated.seed: 0 → 7"):
         check_stored(tmp_path, "abc", new, [])

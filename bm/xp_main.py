@@ -2,6 +2,7 @@
 
 Every command passes here (`dora run`, `dora grid`, `dora info`), so a typo in a grid is found before a job is sent.
 """
+import copy
 from collections.abc import Sequence
 
 from dora.hydra import HydraMain
@@ -30,10 +31,14 @@ class CheckedMain(HydraMain):
         return super().init_xp(xp)
 
     def _get_config_noinit(self, overrides: Sequence[str] = ()) -> DictConfig:
-        try:
-            return super()._get_config_noinit(list(overrides))
-        except HydraException as error:
-            raise ConfigError(_one_line(error, overrides)) from None
+        # one command asks for the same config several times, and composing it takes 0.1 s
+        known = self.__dict__.setdefault("_composed", {})
+        if tuple(overrides) not in known:
+            try:
+                known[tuple(overrides)] = super()._get_config_noinit(list(overrides))
+            except HydraException as error:
+                raise ConfigError(_one_line(error, overrides)) from None
+        return copy.deepcopy(known[tuple(overrides)])
 
 
 def _one_line(error: HydraException, overrides: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from bm.bench import Comparison
 from bm.data.audit import audit
 from bm.data.prepare import read_events
 from bm.data.segments import Window, segment_table
-from bm.events import check_events, make_blocks
+from bm.events import check_events, make_blocks, sounds_of
 from bm.splits import SplitRule, plan_blocks
 from bm.store import Store
 from bm.studies.base import Recording, Signal
@@ -72,12 +72,11 @@ def start_up(recordings: list[Listener], store: Store) -> int:
     events = [check_events(read_events(recording, store), recording.name, seconds) for recording in recordings]
     base = pd.concat([make_blocks(e, "sentence", seconds, name).assign(recording=i)
                       for i, (e, name) in enumerate(zip(events, names, strict=True))], ignore_index=True)
-    sounds = pd.concat([e[e["kind"] == "sound"].assign(recording=i) for i, e in enumerate(events)], ignore_index=True)
-    blocks = plan_blocks(base, sounds, [seconds] * len(names), SplitRule())
+    blocks = plan_blocks(base, sounds_of(events), [seconds] * len(names), SplitRule())
     grid, words = Window(-0.5, 2.5, 0.5), Window(-0.5, 2.5, "word")
     windows = {"train": grid, "valid": grid, "test": words}
     segments = segment_table(events, blocks, [int(seconds * rate)] * len(names), windows, rate, names)
-    audit(segments, list(range(len(names)))).check()
+    audit(segments, list(range(len(names))), events).check()
     return len(segments)
 
 

@@ -15,7 +15,7 @@ from bm.data.loader import Montages, SegmentDataset
 from bm.data.prepare import Prepared, filter_length, prepare_all, read_events
 from bm.data.segments import Window, segment_table
 from bm.data.tracks import Bank, build_bank, word_mask
-from bm.events import check_events, make_blocks
+from bm.events import check_events, make_blocks, sounds_of
 from bm.features import build_feature
 from bm.splits import SPLITS, SplitRule, hold_out_subjects, plan_blocks
 from bm.store import Store
@@ -88,7 +88,7 @@ def list_recordings(studies: list[Study], dset: Dset) -> tuple[list[Recording], 
     lists = []
     for study in studies:
         listed = [(recording, study) for recording in study.recordings()]
-        if dset.shuffle_recordings_seed > 0:
+        if dset.shuffle_recordings_seed >= 0:
             random.Random(dset.shuffle_recordings_seed).shuffle(listed)
         lists.append(listed)
     pairs = [pair for row in zip_longest(*lists) for pair in row if pair is not None]
@@ -103,8 +103,8 @@ def list_recordings(studies: list[Study], dset: Dset) -> tuple[list[Recording], 
     return [recording for recording, _ in chosen], [study for _, study in chosen]
 
 
-def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.DataFrame], durations: list[float],
-          dset: Dset) -> pd.DataFrame:
+def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.DataFrame], sounds: pd.DataFrame,
+          durations: list[float], dset: Dset) -> pd.DataFrame:
     """Blocks and splits, study by study (each has its own rule)."""
     purge = filter_length(dset.sample_rate, dset.highpass) if dset.purge is None else dset.purge
     rule = SplitRule(dset.test_ratio, dset.valid_ratio, dset.remove_ratio, dset.split_assign_seed,
@@ -115,10 +115,8 @@ def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.Dat
         own = [i for i, s in enumerate(studies) if s is study]
         base = pd.concat([make_blocks(events[i], study.blocks, durations[i], recordings[i].name).assign(recording=i)
                           for i in own], ignore_index=True)
-        sounds = pd.concat([events[i][events[i]["kind"] == "sound"].assign(recording=i) for i in own],
-                           ignore_index=True)
         merge = study.merge_blocks and not dset.force_uid_assignement
-        plans.append(plan_blocks(base, sounds, durations, rule, merge))
+        plans.append(plan_blocks(base, sounds[sounds["recording"].isin(own)], durations, rule, merge))
     blocks = pd.concat(plans, ignore_index=True).sort_values(["recording", "start"], ignore_index=True)
     if dset.split_by == "subject":
         return hold_out_subjects(blocks, [f"{r.study}/{r.subject}" for r in recordings], rule)
@@ -153,7 +151,8 @@ def assemble(cfg: Config, root: Path) -> Data:
     lengths = [len(p.array) for p in prepared]
     events = [check_events(read_events(recording, store), recording.name, duration)
               for recording, duration in zip(recordings, durations, strict=True)]
-    blocks = _plan(recordings, studies, events, durations, dset)
+    sounds = sounds_of(events)
+    blocks = _plan(recordings, studies, events, sounds, durations, dset)
 
     subject_names = sorted({(r.study, r.subject) for r in recordings})
     subjects = [subject_names.index((r.study, r.subject)) for r in recordings]
@@ -161,12 +160,11 @@ def assemble(cfg: Config, root: Path) -> Data:
     windows = {"train": short, "valid": short, "test": Window(*dset.test_window, dset.test.condition)}
     segments = segment_table(events, blocks, lengths, windows, dset.sample_rate, [r.name for r in recordings])
     segments = _limit_subjects(segments, subjects, dset)
-    report = audit(segments, subjects)
+    report = audit(segments, subjects, events)
     logger.info("leak audit:\n%s", report.table.drop(columns="example").to_string(index=False))
     report.check(dset.strict_text, shared_subjects=dset.split_by != "subject")
     _check_sizes(segments, blocks, recordings, dset)
 
-    sounds = pd.concat([table[table["kind"] == "sound"] for table in events])
     files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
     banks = [build_bank(build_feature(name, dset.features_params.get(name, {})), blocks, files, lengths,
                         dset.sample_rate, dset.feature_resampling, store) for name in dset.features]

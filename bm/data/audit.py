@@ -15,12 +15,18 @@ from bm.splits import SPLITS, LeakError
 logger = logging.getLogger(__name__)
 
 
-def shared_seconds(start_a: np.ndarray, stop_a: np.ndarray, start_b: np.ndarray, stop_b: np.ndarray) -> float:
-    """Seconds covered both by an interval of a and by one of b."""
+def shared_seconds(start_a: np.ndarray, stop_a: np.ndarray, start_b: np.ndarray, stop_b: np.ndarray,
+                   of_a: np.ndarray | None = None, of_b: np.ndarray | None = None) -> float:
+    """Seconds covered both by an interval of a and by one of b.
+
+    With `of_a` and `of_b`: the number of what each interval is a part of (a recording, a sound); intervals of
+    different ones share nothing, and the seconds are summed.
+    """
     times = np.concatenate([start_a, stop_a, start_b, stop_b])
     step = np.repeat([[1, 0], [-1, 0], [0, 1], [0, -1]], [len(start_a), len(stop_a), len(start_b), len(stop_b)], axis=0)
-    order = np.argsort(times, kind="stable")
-    cover = np.cumsum(step[order], axis=0)[:-1]
+    of = np.zeros(len(times)) if of_a is None or of_b is None else np.concatenate([of_a, of_a, of_b, of_b])
+    order = np.lexsort((times, of))
+    cover = np.cumsum(step[order], axis=0)[:-1]  # back at 0 after the last stop of each recording or sound
     return float((np.diff(times[order]) * (cover > 0).all(1)).sum())
 
 
@@ -52,26 +58,50 @@ class Audit:
                            message)
 
 
-def audit(segments: pd.DataFrame, subjects: Sequence[int]) -> Audit:
-    """Compares every pair of splits of a segment table (`data/segments.py`); `subjects`: one per recording."""
-    rows = []
+def sentences_heard(segments: pd.DataFrame, events: Sequence[pd.DataFrame]) -> dict[str, set[str]]:
+    """Split → the sentences of which a word begins inside one of its segments; `events`: one table per recording."""
+    heard: dict[str, set[str]] = {split: set() for split in SPLITS}
+    recording, split, start, stop = (segments[name].to_numpy() for name in ("recording", "split", "start", "stop"))
+    for i, table in enumerate(events):
+        words = np.flatnonzero(table["kind"].to_numpy() == "word")
+        if len(words) == 0:
+            continue
+        begin = table["start"].to_numpy()[words]
+        sentence, texts = pd.factorize(table["word_sequence"].iloc[words])
+        mine = np.flatnonzero(recording == i)
+        mine = mine[np.argsort(start[mine])]
+        for name in np.unique(split[mine]):
+            own = mine[split[mine] == name]
+            until = np.maximum.accumulate(stop[own])
+            before = np.searchsorted(start[own], begin, side="right") - 1
+            inside = (before >= 0) & (begin < until[before])
+            heard[name].update(texts[np.unique(sentence[inside])])
+    return heard
+
+
+def audit(segments: pd.DataFrame, subjects: Sequence[int], events: Sequence[pd.DataFrame]) -> Audit:
+    """Compares every pair of splits of a segment table (`data/segments.py`); `subjects`, `events`: one a recording."""
+    numbers = {column: segments[column].to_numpy()
+               for column in ("start", "stop", "stimulus_start", "stimulus_stop", "recording")}
+    stimulus, _ = pd.factorize(segments["stimulus"])
+    has_sound = (segments["stimulus"] != "").to_numpy()
+    own = {split: np.flatnonzero(segments["split"] == split) for split in SPLITS}
+    heard = {split: rows[has_sound[rows]] for split, rows in own.items()}
+    texts = sentences_heard(segments, events)
+    people = {split: {subjects[recording] for recording in np.unique(numbers["recording"][rows])}
+              for split, rows in own.items()}
+
+    def shared(rows_a: np.ndarray, rows_b: np.ndarray, start: str, stop: str, of: np.ndarray) -> float:
+        begin, end = numbers[start], numbers[stop]
+        return shared_seconds(begin[rows_a], end[rows_a], begin[rows_b], end[rows_b], of[rows_a], of[rows_b])
+
+    table = []
     for a, b in combinations(SPLITS, 2):
-        part = {name: segments[segments["split"] == name] for name in (a, b)}
-        brain = _shared(part[a], part[b], "recording", "start", "stop")
-        heard = {name: rows_[rows_["stimulus"] != ""] for name, rows_ in part.items()}
-        stimulus = _shared(heard[a], heard[b], "stimulus", "stimulus_start", "stimulus_stop")
-        texts = [set(part[name]["sentence"]) - {""} for name in (a, b)]
-        both = sorted(texts[0] & texts[1])
-        people = [{subjects[recording] for recording in part[name]["recording"].unique()} for name in (a, b)]
-        rows.append({"a": a, "b": b, "segments_a": len(part[a]), "segments_b": len(part[b]),
-                     "brain_s": round(brain, 6), "stimulus_s": round(stimulus, 6),
-                     "subjects": len(people[0] & people[1]), "texts": len(both),
-                     "example": both[0][:60] if both else ""})
-    return Audit(pd.DataFrame(rows))
-
-
-def _shared(a: pd.DataFrame, b: pd.DataFrame, by: str, start: str, stop: str) -> float:
-    """Seconds shared by the windows of two tables, summed over the values of column `by`."""
-    others = dict(list(b.groupby(by)))
-    return sum(shared_seconds(*(part[name].to_numpy() for part in (mine, others[value]) for name in (start, stop)))
-               for value, mine in a.groupby(by) if value in others)
+        brain = shared(own[a], own[b], "start", "stop", numbers["recording"])
+        sound = shared(heard[a], heard[b], "stimulus_start", "stimulus_stop", stimulus)
+        both = sorted(texts[a] & texts[b])
+        table.append({"a": a, "b": b, "segments_a": len(own[a]), "segments_b": len(own[b]),
+                      "brain_s": round(brain, 6), "stimulus_s": round(sound, 6),
+                      "subjects": len(people[a] & people[b]), "texts": len(both),
+                      "example": both[0][:60] if both else ""})
+    return Audit(pd.DataFrame(table))

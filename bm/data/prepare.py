@@ -2,6 +2,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,7 +172,7 @@ def read_events(recording: Recording, store: Store) -> pd.DataFrame:
         events = recording.events()
         sounds = {}
         if "filepath" in events:
-            events["filepath"] = events["filepath"].map(lambda path: os.path.relpath(path, home), na_action="ignore")
+            events["filepath"] = _each(events["filepath"], lambda path: os.path.relpath(path, home))
             sounds = {path: _sound_identity(home / path) for path in events["filepath"].dropna().unique()}
         events.to_parquet(folder / "events.parquet")
         (folder / "sounds.json").write_text(json.dumps(sounds))
@@ -182,8 +183,15 @@ def read_events(recording: Recording, store: Store) -> pd.DataFrame:
         return recording.events()
     events = pd.read_parquet(folder / "events.parquet")
     if sounds:
-        events["filepath"] = events["filepath"].map(lambda path: os.path.normpath(home / path), na_action="ignore")
+        events["filepath"] = _each(events["filepath"], lambda path: os.path.normpath(home / path))
     return events
+
+
+def _each(paths: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """A column with each different path changed; missing ones stay so."""
+    which, different = pd.factorize(paths)
+    changed = pd.array([change(path) for path in different], dtype="str")
+    return pd.Series(changed.take(which, allow_fill=True), paths.index)
 
 
 def _sound_identity(path: Path) -> str | None:

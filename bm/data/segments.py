@@ -26,19 +26,21 @@ class Window:
         return round(self.tmax * sample_rate) - round(self.tmin * sample_rate) + 1
 
 
-def triggers(events: pd.DataFrame, condition: float | str, duration: float, where: str) -> pd.DataFrame:
-    """The trigger times (`start`, s) of one recording, with the columns of their events if they have any."""
+def triggers(events: pd.DataFrame, condition: float | str, duration: float, where: str
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """The times (s) of the triggers of one recording, and the rows of their events (-1: there is none)."""
     if not isinstance(condition, str):
-        return pd.DataFrame({"start": np.arange(0, duration, condition)})
-    found = events[events["kind"] == condition]
-    if len(found) == 0:
+        times = np.arange(0, duration, condition)
+        return times, np.full(len(times), -1)
+    rows = np.flatnonzero(events["kind"].to_numpy() == condition)
+    if len(rows) == 0:
         raise ValueError(f"{where}: no event of kind {condition!r} to put a segment at; its events are "
                          f"{events['kind'].value_counts().to_dict()}: change dset.condition or dset.test.condition")
-    return found
+    return events["start"].to_numpy()[rows], rows
 
 
-def cut(events: pd.DataFrame, blocks: pd.DataFrame, window: Window, sample_rate: int, length: int, where: str
-        ) -> pd.DataFrame:
+def cut(events: pd.DataFrame, start: np.ndarray, stop: np.ndarray, window: Window, sample_rate: int, length: int,
+        where: str) -> dict[str, np.ndarray]:
     """The segments of one recording.
 
     A sample i belongs to a block if `start ≤ i / sample_rate < stop`; a segment is kept only if all its samples belong
@@ -46,46 +48,24 @@ def cut(events: pd.DataFrame, blocks: pd.DataFrame, window: Window, sample_rate:
 
     Args:
         events: checked events.
-        blocks: of this recording, sorted and disjoint, from `splits.plan_blocks`.
+        start, stop: of its blocks (s), sorted and disjoint.
         length: samples of the prepared recording.
 
     Returns:
-        `first` (sample), `time` of the trigger, `start`, `stop` (s), `split`, `block` (its uid), `stimulus`,
-        `stimulus_start`, `stimulus_stop` (s in the sound), `candidate` (int64: what is heard, the same for everybody),
-        `word`, `word_index`, `sentence`.
+        For each segment, in order: the samples `trigger`, `first` and `stop` (the first one after it), the row `event`
+        of the trigger (-1: there is none) and the number of its `block`.
     """
-    found = triggers(events, window.condition, length / sample_rate, where)
-    trigger = np.rint(found["start"].to_numpy() * sample_rate).astype(np.int64)
-    _, once = np.unique(trigger, return_index=True)
-    found, trigger = found.iloc[once], trigger[once]
+    times, event = triggers(events, window.condition, length / sample_rate, where)
+    trigger, once = np.unique(np.rint(times * sample_rate).astype(np.int64), return_index=True)
     first = trigger + round(window.tmin * sample_rate)
-    n = window.samples(sample_rate)
-    block_first = np.ceil(blocks["start"].to_numpy() * sample_rate - 1e-6).astype(np.int64)
-    block_stop = np.minimum(np.ceil(blocks["stop"].to_numpy() * sample_rate - 1e-6).astype(np.int64), length)
+    after = first + window.samples(sample_rate)
+    block_first = np.ceil(start * sample_rate - 1e-6).astype(np.int64)
+    block_stop = np.minimum(np.ceil(stop * sample_rate - 1e-6).astype(np.int64), length)
     block = np.searchsorted(block_first, first, side="right") - 1
     keep = (first >= 0) & (block >= 0)
-    keep[keep] = first[keep] + n <= block_stop[block[keep]]
-    found, first, trigger = found[keep], first[keep], trigger[keep]
-    inside = blocks.iloc[block[keep]].reset_index(drop=True)
-    shift = (inside["chunk_start"] - inside["chunk_time"]).to_numpy()
-    start, stop = first / sample_rate, (first + n) / sample_rate
-    text = {name: found[name].to_numpy() if name in found else missing
-            for name, missing in {"word": "", "word_index": -1, "word_sequence": ""}.items()}
-    table = pd.DataFrame({
-        "first": first, "time": trigger / sample_rate, "start": start, "stop": stop, "split": inside["split"],
-        "block": inside["uid"], "stimulus": inside["stimulus"], "stimulus_start": start + shift,
-        "stimulus_stop": np.minimum(stop + shift, inside["chunk_stop"]), "word": text["word"],
-        "word_index": text["word_index"], "sentence": text["word_sequence"]})
-    table["candidate"] = [stable_id(key) for key in _heard(table, sample_rate)]
-    return table
-
-
-def _heard(table: pd.DataFrame, sample_rate: int) -> list[str]:
-    """What a segment is a segment of: word i of a sentence, or a place in a sound, or a place in a block."""
-    frames = np.rint(table["stimulus_start"] * sample_rate).astype(int)
-    return [f"{row.sentence}|{row.word_index}" if row.sentence
-            else f"{row.stimulus}@{frame}" if row.stimulus else f"{row.block}@{frame}"
-            for row, frame in zip(table.itertuples(), frames, strict=True)]
+    keep[keep] = after[keep] <= block_stop[block[keep]]
+    return {"trigger": trigger[keep], "first": first[keep], "stop": after[keep], "event": event[once[keep]],
+            "block": block[keep]}
 
 
 def segment_table(events: Sequence[pd.DataFrame], blocks: pd.DataFrame, lengths: Sequence[int],
@@ -93,15 +73,58 @@ def segment_table(events: Sequence[pd.DataFrame], blocks: pd.DataFrame, lengths:
     """The segments of all recordings; the row number is the segment's id.
 
     Args:
-        events, lengths, names: one per recording.
-        blocks: of all recordings.
+        events, lengths, names: one per recording; the events are checked.
+        blocks: of all recordings, from `splits.plan_blocks`.
         windows: for each split.
+
+    Returns:
+        `first` (sample), `time` of the trigger, `start`, `stop` (s), `split`, `block` (its uid), `stimulus`,
+        `stimulus_start`, `stimulus_stop` (s in the sound), `word`, `word_index`, `sentence` ("" and -1 where the
+        trigger has none), `candidate` (int64: what is heard, the same for everybody), `recording`.
     """
-    parts = []
+    # only numbers are gathered here: text is looked up once for all
+    recording_of, start, stop = (blocks[column].to_numpy() for column in ("recording", "start", "stop"))
+    of_window = {window: blocks["split"].isin([split for split, w in windows.items() if w == window]).to_numpy()
+                 for window in windows.values()}
+    before, parts = 0, []  # events of the recordings before
     for recording, (table, length, name) in enumerate(zip(events, lengths, names, strict=True)):
-        own = blocks[blocks["recording"] == recording]
-        for window in dict.fromkeys(windows.values()):
-            splits = [split for split, w in windows.items() if w == window]
-            part = cut(table, own, window, sample_rate, length, name)
-            parts.append(part[part["split"].isin(splits)].assign(recording=recording))
-    return pd.concat(parts, ignore_index=True)
+        own = np.flatnonzero(recording_of == recording)
+        for window, wanted in of_window.items():
+            part = cut(table, start[own], stop[own], window, sample_rate, length, name)
+            part["block"] = own[part["block"]]
+            part["event"] = np.where(part["event"] < 0, -1, part["event"] + before)
+            part["recording"] = np.full(len(part["block"]), recording)
+            keep = wanted[part["block"]]
+            parts.append({column: values[keep] for column, values in part.items()})
+        before += len(table)
+    found = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+
+    inside = blocks.iloc[found["block"]].reset_index(drop=True)
+    shift = (inside["chunk_start"] - inside["chunk_time"]).to_numpy()
+    start, stop = found["first"] / sample_rate, found["stop"] / sample_rate
+    said = _said(events, found["event"])
+    segments = pd.DataFrame({
+        "first": found["first"], "time": found["trigger"] / sample_rate, "start": start, "stop": stop,
+        "split": inside["split"], "block": inside["uid"], "stimulus": inside["stimulus"],
+        "stimulus_start": start + shift, "stimulus_stop": np.minimum(stop + shift, inside["chunk_stop"]),
+        "word": said["word"], "word_index": said["word_index"], "sentence": said["word_sequence"]})
+    return segments.assign(candidate=_candidates(segments, sample_rate), recording=found["recording"])
+
+
+def _said(events: Sequence[pd.DataFrame], rows: np.ndarray) -> pd.DataFrame:
+    """Word, place and sentence of rows of all events together; "" and -1 where a row is -1 or has none."""
+    missing = {"word": "", "word_index": -1, "word_sequence": ""}
+    all_events = pd.concat([table.reindex(columns=list(missing)) for table in events], ignore_index=True)
+    # a label that does not exist, -1, gives missing values
+    said = all_events.reindex(rows).reset_index(drop=True).astype({"word": str, "word_sequence": str})
+    return said.fillna(missing)
+
+
+def _candidates(segments: pd.DataFrame, sample_rate: int) -> np.ndarray:
+    """An int64 for what a segment is one of: word i of a sentence, or a place in a sound, or a place in a block."""
+    frames = np.rint(segments["stimulus_start"] * sample_rate).astype(int)
+    columns = (segments[column].tolist() for column in ("sentence", "word_index", "stimulus", "block"))
+    keys = [f"{sentence}|{index}" if sentence else f"{stimulus or block}@{frame}"
+            for sentence, index, stimulus, block, frame in zip(*columns, frames.tolist(), strict=True)]
+    which, different = pd.factorize(np.array(keys, dtype=object))
+    return np.array([stable_id(key) for key in different], dtype=np.int64)[which]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bm.data.audit import audit, shared_seconds
-from bm.data.segments import Window, cut, segment_table
+from bm.data.audit import audit, sentences_heard, shared_seconds
+from bm.data.segments import Window, segment_table
 from bm.events import check_events
 from bm.splits import LeakError, SplitRule
 from bm.test_splits import plan
@@ -46,12 +46,14 @@ def test_no_sample_is_shared(edges, rate, seed):
     blocks = pd.DataFrame({"start": np.r_[0.013, stops[:-1]], "stop": stops, "uid": uids,
                            "split": np.random.default_rng(seed).choice(["train", "valid", "test"], len(stops)),
                            "stimulus": "", "chunk_start": 0.0, "chunk_stop": 0.0, "chunk_time": 0.0})
-    table = cut(pd.DataFrame({"kind": []}), blocks, Window(-0.5, 1.0, 0.1), rate, int(stops[-1] * rate), "x")
+    windows = dict.fromkeys(WINDOWS, Window(-0.5, 1.0, 0.1))
+    table = segment_table([pd.DataFrame({"kind": []})], blocks.assign(recording=0), [int(stops[-1] * rate)], windows,
+                          rate, ["x"])
     owner = {}
     for row in table.itertuples():
         for sample in range(row.first, row.first + Window(-0.5, 1.0, 0.1).samples(rate)):
             assert owner.setdefault(sample, row.block) == row.block
-    report = audit(table.assign(recording=0), [0])
+    report = audit(table, [0], [pd.DataFrame({"kind": []})])
     assert (report.table["brain_s"] == 0).all()
 
 
@@ -64,7 +66,8 @@ def test_shared_seconds():
 @pytest.mark.parametrize("leak", ["brain", "stimulus", "text", "subject"])
 def test_planted_leaks_are_caught(recordings, leak):
     segments, _ = make(recordings)
-    clean = audit(segments, [0, 1, 2])
+    events = [check_events(r.events(), r.name, r.seconds) for r in recordings]
+    clean = audit(segments, [0, 1, 2], events)
     clean.check()
     assert (clean.table["texts"] == 0).all()
     if leak == "subject":
@@ -78,8 +81,12 @@ def test_planted_leaks_are_caught(recordings, leak):
         columns = ["stimulus_start", "stimulus_stop"]
         segments.loc[train, columns] = segments.loc[test, columns]
     else:
-        segments.loc[train, "sentence"] = segments.loc[test, "sentence"]
-    report = audit(segments, [0, 1, 2])
+        heard = {split: sorted(texts) for split, texts in sentences_heard(segments, events).items()}
+        assert all(len(texts) > 1 for texts in heard.values())
+        renamed = {heard["test"][0]: heard["train"][0]}  # the same words, spoken at another place
+        events[1] = events[1].assign(word_sequence=events[1]["word_sequence"].replace(renamed))
+    report = audit(segments, [0, 1, 2], events)
+    assert report.table["texts"].any() == (leak != "stimulus")  # who hears the other's second hears its words
     with pytest.raises(LeakError, match="share data" if leak != "text" else "strict_text"):
         report.check(strict_text=True)
     if leak == "text":
@@ -88,4 +95,5 @@ def test_planted_leaks_are_caught(recordings, leak):
 
 def test_unknown_trigger(recordings):
     with pytest.raises(ValueError, match="no event of kind 'phoneme'.*change dset.condition"):
-        cut(check_events(recordings[0].events(), "x"), plan(recordings[:1]), Window(0, 1, "phoneme"), 50, 3000, "x")
+        segment_table([check_events(recordings[0].events(), "x")], plan(recordings[:1]), [3000],
+                      {"test": Window(0, 1, "phoneme")}, 50, ["x"])

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from bm.events import KINDS
+from bm.events import KINDS, ranks
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def read_events_tsv(path: Path, stimuli: Sequence[Path] = (), *, language: str =
     for column, default in {"modality": modality, "language": language}.items():
         table[column] = table.get(column, pd.Series(np.nan, table.index, dtype=object)).fillna(default)
     table = table[table["kind"] != "sentence"]
-    table = table.iloc[np.lexsort((table["kind"].map(KINDS), table["start"]))].reset_index(drop=True)
+    table = table.iloc[np.lexsort((ranks(table["kind"]), table["start"]))].reset_index(drop=True)
     for column in COLUMNS:
         if column not in table:
             table[column] = np.nan
@@ -95,17 +95,21 @@ def _parse(path: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8, expected a text file in UTF-8: save it as such "
                          "(spreadsheets may write UTF-16 or Latin-1)") from error
-    lines = [(number, line.split("\t")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
         raise ValueError(f"{path} is empty, expected a header with at least onset and duration")
-    header = [cell.strip() for cell in lines[0][1]]
+    first, *numbers = lines
+    header = [cell.strip() for cell in lines.pop(first).split("\t")]
     if len(set(header)) < len(header):
-        _fail(path, lines[0][0], f"columns must have different names, got {header}")
-    for number, row in lines[1:]:
-        if len(row) != len(header):
-            _fail(path, number, f"{len(row)} cells, expected {len(header)} as in the header (separated by tabs)")
-    cells = [[np.nan if cell.strip() in ("", "n/a") else cell.strip() for cell in row] for _, row in lines[1:]]
-    return pd.DataFrame(cells, columns=header, index=[number for number, _ in lines[1:]], dtype=object)
+        _fail(path, first, f"columns must have different names, got {header}")
+    for number, line in lines.items():
+        n = line.count("\t") + 1
+        if n != len(header):
+            _fail(path, number, f"{n} cells, expected {len(header)} as in the header (separated by tabs)")
+    missing = {"": np.nan, "n/a": np.nan}
+    cells = map(str.strip, "\t".join(lines.values()).split("\t")) if lines else ()
+    values = np.array([missing.get(cell, cell) for cell in cells], dtype=object)
+    return pd.DataFrame(values.reshape(-1, len(header)), index=numbers, columns=header, dtype=object)
 
 
 def _alias(names: Sequence[str]) -> dict[str, str]:
@@ -126,17 +130,18 @@ def _expand(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Turns trial types that are the text of a dictionary into columns."""
     if "trial_type" not in table:
         table["trial_type"] = pd.Series(np.nan, index=table.index, dtype=object)
-    cells = table["trial_type"].map(_unquote, na_action="ignore")
-    cells = cells[cells.str.startswith("{").fillna(False).astype(bool)] if cells.notna().any() else cells.dropna()
+    given = table["trial_type"].dropna()
+    texts = {text: _unquote(text) for text in given.unique()}
+    if not any(text.startswith("{") for text in texts.values()):
+        return table
+    cells = given.map(texts)
     rows: dict[Any, dict[str, Any]] = {}
-    for line, cell in cells.items():
+    for line, cell in cells[cells.str.startswith("{")].items():
         values = _literal(cell, path, line)
         names = _alias([*values, "onset"])  # a start inside the dictionary is one inside the sound, never our onset
         values = {names.get(key, key): value for key, value in values.items()}
         values.setdefault("trial_type", np.nan)
         rows[line] = {key: _cell(value) for key, value in values.items() if key not in ("start", "onset", "duration")}
-    if not rows:
-        return table
     extra = pd.DataFrame.from_dict(rows, orient="index", dtype=object)
     for column in extra:
         if column not in table:
@@ -176,7 +181,7 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     if column not in table:
         return pd.Series(np.nan, index=table.index)
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    wrong = table.index[(numbers.isna() | np.isinf(numbers)) & table[column].notna()]
+    wrong = table.index[~np.isfinite(numbers.to_numpy()) & table[column].notna().to_numpy()]
     if len(wrong):
         _fail(path, wrong[0], f"{column} is {table.at[wrong[0], column]!r}, expected a finite number or n/a")
     return numbers
@@ -187,8 +192,8 @@ def _drop_rows(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if "onset" not in table:
         raise ValueError(f"{path}: no column onset (or start), expected one in seconds; it has {list(table.columns)}")
     table["onset"], table["offset"] = _numbers(table, "onset", path), _numbers(table, "stim_offset", path)
-    bad = table["trial_type"].str.lower().str.startswith("bad_").fillna(False).astype(bool) \
-        if table["trial_type"].notna().any() else pd.Series(False, index=table.index)
+    types = table["trial_type"].dropna().unique()
+    bad = table["trial_type"].isin([text for text in types if text.lower().startswith("bad_")])
     untimed = table["onset"].isna() & ~bad
     if bad.any() or untimed.any():
         logger.info("%s: dropped %d bad spans and %d rows without onset", path, bad.sum(), untimed.sum())
@@ -200,21 +205,23 @@ def _set_kinds(table: pd.DataFrame, path: Path, kind_map: Mapping[str, str], sou
     for column in ("word", "phoneme", "stim_file"):
         if column not in table:
             table[column] = pd.Series(np.nan, index=table.index, dtype=object)
-    kind = table["trial_type"].map(lambda text: kind_map.get(text.strip().lower(), "special"), na_action="ignore")
-    filled = table[["word", "phoneme", "stim_file"]].notna()
-    only = filled.sum(axis=1) == 1
+    untyped = table["trial_type"].isna().to_numpy()
+    kinds = {text: kind_map.get(text.strip().lower(), "special") for text in table["trial_type"][~untyped].unique()}
+    kind = np.array([kinds.get(text, "special") for text in table["trial_type"]], dtype=object)
+    filled = {column: table[column].notna().to_numpy() for column in ("word", "phoneme", "stim_file")}
+    only = np.sum(list(filled.values()), axis=0) == 1
     for column, of_column in {"word": "word", "phoneme": "phoneme", "stim_file": "sound"}.items():
-        kind = kind.mask(kind.isna() & only & filled[column], of_column)
-    kind = kind.fillna("special")
-    silent = (kind == "sound") & table["stim_file"].isna()
+        kind[untyped & only & filled[column]] = of_column
+    silent = (kind == "sound") & ~filled["stim_file"]
     if silent.any() and sounds_required:
         _fail(path, table.index[silent][0], "a sound without stim_file, expected the name of a sound file")
-    table["kind"] = kind.mask(silent, "special")
     for column in ("word", "phoneme"):
-        empty = table.index[(kind == column) & table[column].isna()]
+        empty = table.index[(kind == column) & ~filled[column]]
         if len(empty):
             _fail(path, empty[0], f"a {column} row whose cell {column} is n/a, expected its text")
-        table[column] = table[column].where(table["kind"] == column)
+        table[column] = table[column].where(kind == column)
+    kind[silent] = "special"
+    table["kind"] = pd.Series(kind, table.index, dtype=object)
     special = table["kind"] == "special"
     if special.any():
         name = table["name"] if "name" in table else pd.Series(np.nan, index=table.index, dtype=object)
@@ -224,7 +231,8 @@ def _set_kinds(table: pd.DataFrame, path: Path, kind_map: Mapping[str, str], sou
 
 def _find_sounds(table: pd.DataFrame, path: Path, folders: list[Path]) -> pd.Series:
     """Absolute paths of the sounds, NaN elsewhere."""
-    names = table["stim_file"][table["kind"] == "sound"]
+    rows = np.flatnonzero(table["kind"] == "sound")
+    names = table["stim_file"].iloc[rows]
     found: dict[str, str] = {}
     for line, name in names.items():
         if name not in found:
@@ -233,7 +241,9 @@ def _find_sounds(table: pd.DataFrame, path: Path, folders: list[Path]) -> pd.Ser
                 raise FileNotFoundError(f"{path}, line {line}: no sound file {name!r} (nor with letters of other case) "
                                         f"in {[str(f) for f in folders]}: add the file, or mend stim_file")
             found[name] = str(file.resolve())
-    return names.map(found).reindex(table.index)
+    paths = np.full(len(table), np.nan, dtype=object)
+    paths[rows] = [found[name] for name in names]
+    return pd.Series(paths, table.index, dtype=object)
 
 
 def _resolve(name: str, folders: list[Path]) -> Path | None:
@@ -252,21 +262,22 @@ def _resolve(name: str, folders: list[Path]) -> Path | None:
     return None
 
 
-def _durations(table: pd.DataFrame, path: Path) -> pd.Series:
+def _durations(table: pd.DataFrame, path: Path) -> np.ndarray:
     """Given durations; else the rest of a sound file, the time to the next word (up to `MAX_WORD`), or 0."""
     import soundfile
 
-    duration = _numbers(table, "duration", path)
-    negative = table.index[duration < 0]
+    duration = _numbers(table, "duration", path).to_numpy(copy=True)
+    negative = np.flatnonzero(duration < 0)
     if len(negative):
-        _fail(path, negative[0], f"duration {duration[negative[0]]} s, expected 0 or more, or n/a")
-    unset = (table["kind"] == "sound") & ~(duration > 0)
-    length = table["filepath"][unset].map(lambda file: soundfile.info(file).duration).astype(float)
-    duration[unset] = length - table["offset"][unset].fillna(0)
-    words = table["kind"] == "word"
-    to_next = (-table["start"][words].diff(-1)).clip(0, MAX_WORD).fillna(MAX_WORD)
-    return duration.fillna(to_next).mask(table["kind"] == "sentence", duration).where(
-        lambda filled: filled.notna() | (table["kind"] == "sentence"), 0.0)
+        _fail(path, table.index[negative[0]], f"duration {duration[negative[0]]} s, expected 0 or more, or n/a")
+    kind = table["kind"].to_numpy()
+    unset = (kind == "sound") & ~(duration > 0)
+    lengths = np.array([soundfile.info(file).duration for file in table["filepath"].to_numpy()[unset]], dtype=float)
+    duration[unset] = lengths - np.nan_to_num(table["offset"].to_numpy()[unset])
+    default = np.zeros(len(table))
+    default[kind == "word"] = np.diff(table["start"].to_numpy()[kind == "word"], append=np.inf).clip(0, MAX_WORD)
+    default[kind == "sentence"] = np.nan
+    return np.where(np.isnan(duration), default, duration)
 
 
 def _sequences(table: pd.DataFrame, path: Path, max_gap: float) -> pd.DataFrame:
@@ -274,32 +285,44 @@ def _sequences(table: pd.DataFrame, path: Path, max_gap: float) -> pd.DataFrame:
     for column in ("sequence_id", "word_sequence"):
         if column not in table:
             table[column] = pd.Series(np.nan, index=table.index, dtype=object)
-    table["word_index"] = _numbers(table, "word_index", path)
-    words = table[table["kind"] == "word"]
+    is_word = (table["kind"] == "word").to_numpy()
+    words = table[is_word]
+    sequence = words["sequence_id"].to_numpy(copy=True)
     if words["sequence_id"].isna().all() and len(words):
-        table.loc[words.index, "sequence_id"] = _derive_sequences(table, words, path, max_gap)
-        words = table[table["kind"] == "word"]
-    missing = words.index[words["sequence_id"].isna()]
-    if len(missing):
-        _fail(path, missing[0], f"the word {words.at[missing[0], 'word']!r} has no sequence_id though others have one: "
+        sequence = _derive_sequences(table, words, path, max_gap)
+    group, _ = pd.factorize(sequence)
+    if (group < 0).any():
+        line = words.index[np.argmax(group < 0)]
+        _fail(path, line, f"the word {words.at[line, 'word']!r} has no sequence_id though others have one: "
               "fill it in, or leave the column out to have sequences derived")
-    groups = words.groupby("sequence_id", sort=False)
-    tokens = words["word"].map(lambda text: len(text.split())).astype(int)
-    counted = tokens.groupby(words["sequence_id"], sort=False).cumsum() - tokens
-    incomplete = words["word_index"].isna().groupby(words["sequence_id"]).transform("any")
-    table.loc[words.index, "word_index"] = words["word_index"].mask(incomplete, counted)
-    joined = groups["word"].transform(" ".join) if len(words) else words["word"]
-    table.loc[words.index, "word_sequence"] = words["word_sequence"].fillna(joined)
+    index = _numbers(table, "word_index", path).to_numpy(copy=True)
+    tokens = pd.Series([len(text.split()) for text in words["word"]], dtype=int)
+    counted = (tokens.groupby(group).cumsum() - tokens).to_numpy()
+    incomplete = np.unique(group[np.isnan(index[is_word])])
+    index[is_word] = np.where(np.isin(group, incomplete), counted, index[is_word])
+    joined = words["word"].groupby(group).agg(" ".join).to_numpy()[group]
+    told = words["word_sequence"]
+    _fill(table, is_word, {"sequence_id": sequence, "word_sequence": told.where(told.notna(), joined).to_numpy()})
+    table["word_index"] = index
     return _phoneme_words(table)
+
+
+def _fill(table: pd.DataFrame, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+    """Sets columns where the mask `rows` is True."""
+    for column, given in values.items():
+        cells = table[column].to_numpy(copy=True)
+        cells[rows] = given
+        table[column] = pd.Series(cells, table.index, dtype=cells.dtype)
 
 
 def _phoneme_words(table: pd.DataFrame) -> pd.DataFrame:
     """A phoneme that does not name its word belongs to the last one that started."""
-    words, phonemes = table[table["kind"] == "word"], table[table["kind"] == "phoneme"]
-    last = np.searchsorted(words["start"], phonemes["start"] + 1e-6, side="right") - 1
+    kind, start = table["kind"].to_numpy(), table["start"].to_numpy()
+    words = np.flatnonzero(kind == "word")
+    last = np.searchsorted(start[words], start + 1e-6, side="right") - 1
     for column in ("sequence_id", "word_index"):
-        empty = phonemes[column].isna().to_numpy() & (last >= 0)
-        table.loc[phonemes.index[empty], column] = words[column].to_numpy()[last[empty]]
+        empty = (kind == "phoneme") & (last >= 0) & table[column].isna().to_numpy()
+        _fill(table, empty, {column: table[column].to_numpy()[words[last[empty]]]})
     return table
 
 
