@@ -125,5 +125,5 @@ def run() -> Iterator[Comparison]:
         yield Comparison("full batch", "with baseline, scale, clamp, transpose / the same in preallocated numpy", each,
                          plain, 0.7)
         load = mne_loader(folder, dataset, ids[0])
-        each, obvious = interleaved(lambda: ours(dataset.__getitems__(ids[0])), load, repeats=3)
+        each, obvious = interleaved(lambda: ours(dataset.__getitems__(ids[0])), load)
         yield Comparison("mne.Epochs", "one full batch / per-item mne.Epochs and features", each, obvious, 10)
