@@ -111,19 +111,26 @@ def mne_loader(folder: Path, dataset: SegmentDataset, ids: np.ndarray) -> Callab
 
 def run() -> Iterator[Comparison]:
     """Yields the comparisons of this file."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        dataset = make_dataset(folder)
-        ids = np.random.default_rng(1).permutation(len(dataset))[:4 * BATCH].reshape(4, BATCH)
-        gather, finish = plain_gather(dataset), plain_finish()
-        ours = Finish(scalers(), BASELINE, MAX_SCALE, 0)
-        loader = make_loader(dataset, EpochSampler(ids.ravel(), BATCH), 0, False)
-        each, plain = interleaved(lambda: [dataset.__getitems__(i) for i in ids], lambda: [gather(i) for i in ids])
-        yield Comparison("gather", "batches of raw segments / a bare preallocated numpy gather", each, plain, 0.7)
-        each, plain = interleaved(lambda: [ours(batch) for batch in loader], lambda: [finish(*gather(i)) for i in ids])
-        yield Comparison("full batch", "with baseline, scale, clamp, transpose / the same in preallocated numpy", each,
-                         plain, 0.7)
-        load = mne_loader(folder, dataset, ids[0])
-        each, obvious = interleaved(lambda: ours(dataset.__getitems__(ids[0])), load)
-        yield Comparison("mne.Epochs", "one full batch / per-item mne.Epochs and features", each, obvious, 10)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            yield from _compare(Path(name))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(folder: Path) -> Iterator[Comparison]:
+    dataset = make_dataset(folder)
+    ids = np.random.default_rng(1).permutation(len(dataset))[:4 * BATCH].reshape(4, BATCH)
+    gather, finish = plain_gather(dataset), plain_finish()
+    ours = Finish(scalers(), BASELINE, MAX_SCALE, 0)
+    loader = make_loader(dataset, EpochSampler(ids.ravel(), BATCH), 0, False)
+    each, plain = interleaved(lambda: [dataset.__getitems__(i) for i in ids], lambda: [gather(i) for i in ids])
+    yield Comparison("gather", "batches of raw segments / a bare preallocated numpy gather", each, plain, 0.7)
+    each, plain = interleaved(lambda: [ours(batch) for batch in loader], lambda: [finish(*gather(i)) for i in ids])
+    yield Comparison("full batch", "with baseline, scale, clamp, transpose / the same in preallocated numpy", each,
+                     plain, 0.7)
+    load = mne_loader(folder, dataset, ids[0])
+    each, obvious = interleaved(lambda: ours(dataset.__getitems__(ids[0])), load)
+    yield Comparison("mne.Epochs", "one full batch / per-item mne.Epochs and features", each, obvious, 10)

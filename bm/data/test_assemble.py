@@ -80,6 +80,6 @@ def test_recordings_are_shuffled_skipped_and_counted(data):
 
 
 def test_sound_blocks(data, monkeypatch):
+    monkeypatch.setattr(Study, "blocks", "sound")
     with pytest.raises(ValueError, match="split '(train|valid|test)' is empty"):
-        monkeypatch.setattr(Study, "blocks", "sound")
         data()  # one sound is one block
