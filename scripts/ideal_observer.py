@@ -3,8 +3,8 @@
     python -m scripts.ideal_observer SIG
 
 It knows each person's response to every candidate and the spectrum of the noise at every sensor (not the artifacts),
-and picks the candidate under which the segment is most likely: no decoder can do better on average. Writes
-`ideal_observer.json` into the XP's folder.
+and picks the candidate under which the segment is most likely: but for artifacts, no decoder can do better on average.
+Writes `ideal_observer.json` into the XP's folder.
 """
 import json
 import sys

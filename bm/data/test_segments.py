@@ -97,3 +97,18 @@ def test_unknown_trigger(recordings):
     with pytest.raises(ValueError, match="no event of kind 'phoneme'.*change dset.condition"):
         segment_table([check_events(recordings[0].events(), "x")], plan(recordings[:1]), [3000],
                       {"test": Window(0, 1, "phoneme")}, 50, ["x"])
+
+
+def test_what_has_no_words_is_known_by_its_place(recordings):
+    windows = dict.fromkeys(WINDOWS, Window(0, 1.5, "phoneme"))
+    events = []
+    for r in recordings:
+        table = check_events(r.events(), r.name, r.seconds)
+        words = table[table["kind"] == "word"].iloc[:60]
+        phonemes = words.assign(kind="phoneme", phoneme="t", word=None, word_index=np.nan, word_sequence=None)
+        events.append(check_events(pd.concat([table, phonemes]), r.name, r.seconds))
+    segments = segment_table(events, plan(recordings), [3000] * 3, windows, 50, [r.name for r in recordings])
+    assert set(segments["sentence"]) == {""} and (segments["word_index"] == -1).all()
+    # each place is another candidate, and the same one for all three, to within the sample triggers are rounded to
+    assert segments[segments["recording"] == 0]["candidate"].is_unique
+    assert len(segments) / 3 <= segments["candidate"].nunique() <= len(segments)
