@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Comparison:
-    """`ours` and `other` in seconds (medians); `ratio` = other / ours, more is better; `target` is asked of it."""
+    """`ours` and `other` in `unit` (medians); `ratio` = other / ours, more is better; `target` is asked of it."""
 
     name: str
     what: str
     ours: float
     other: float
     target: float | None = None
+    unit: str = "s"
 
     @property
     def ratio(self) -> float:

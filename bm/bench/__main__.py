@@ -22,8 +22,8 @@ def main() -> None:
         for row in importlib.import_module(f"bm.bench.{name}").run():
             rows.append({**asdict(row), "ratio": row.ratio})
             target = "" if row.target is None else f"{row.target:g}"
-            print(f"{row.name:<16}{row.ours * 1e3:>9.1f} ms{row.other * 1e3:>9.1f} ms{row.ratio:>12.2f}{target:>8}  "
-                  f"{row.what}", flush=True)
+            sizes = "".join(f"{value:>9.3f} {row.unit:<2}" for value in (row.ours, row.other))
+            print(f"{row.name:<16}{sizes}{row.ratio:>12.2f}{target:>8}  {row.what}", flush=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(rows, indent=2))
 

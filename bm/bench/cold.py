@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bm.bench import Comparison
-from bm.bench.loader import RATE, TIMES
+from bm.bench.loader import RATE, TIMES, make_dataset
 from bm.data.loader import Montages, SegmentDataset, fit_scalers
 from bm.data.prepare import prepare, prepare_all
 from bm.data.tracks import build_bank
@@ -93,6 +93,27 @@ def _peak(recording: File, store: Store, queue) -> None:
     queue.put(memory("VmHWM") - before)
 
 
+def _loading(folder: Path, recordings: int, queue) -> None:
+    """Puts the memory of its own that loading 40 batches takes, and the bytes of the arrays on disk."""
+    (folder / str(recordings)).mkdir()
+    before = memory("RssAnon")
+    dataset = make_dataset(folder / str(recordings), recordings)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        dataset.__getitems__(rng.integers(0, len(dataset), 64))
+    queue.put((memory("RssAnon") - before, sum(array.nbytes for array in dataset.arrays)))
+
+
+def _held(folder: Path, recordings: int) -> tuple[int, int]:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_loading, args=(folder, recordings, queue))
+    process.start()
+    found = queue.get(timeout=300)
+    process.join()
+    return found
+
+
 def run() -> Iterator[Comparison]:
     import soundfile
     with tempfile.TemporaryDirectory() as name:
@@ -110,6 +131,10 @@ def run() -> Iterator[Comparison]:
         process.start()
         peak = queue.get(timeout=120)
         process.join()
+        (few, size_few), (many, size_many) = (_held(folder, recordings) for recordings in (4, 16))
+        yield Comparison("train memory", "what 12 more recordings add to what loading holds, with 4 of them "
+                         f"{few / 1e6:.0f} MB / 1 % of their arrays", max(many - few, 1) / 1e6,
+                         0.01 * (size_many - size_few) / 1e6, 1, "MB")
         raw = CHANNELS * SECONDS * RAW_RATE * 4
-        yield Comparison("prepare memory", f"GB at the peak ({peak / 1e9:.2f}) / 2.5 × one raw recording of "
-                         f"{raw / 1e9:.2f} GB as float32", peak / 1e9, 2.5 * raw / 1e9, 1)
+        yield Comparison("prepare memory", "at its peak / 2.5 × one raw recording as float32", peak / 1e6,
+                         2.5 * raw / 1e6, 1, "MB")

@@ -18,23 +18,23 @@ RECORDINGS, MINUTES = 4, 6
 BASELINE, MAX_SCALE = 61, 20.0
 
 
-def make_dataset(folder: Path) -> SegmentDataset:
+def make_dataset(folder: Path, recordings: int = RECORDINGS) -> SegmentDataset:
     """Noise for a brain, in files, as `prepare` leaves it; a segment every half second."""
     rng = np.random.default_rng(0)
     n = MINUTES * 60 * RATE
     arrays = []
-    for i in range(RECORDINGS):
+    for i in range(recordings):
         np.save(folder / f"{i}.npy", rng.standard_normal((n, CHANNELS), dtype=np.float32))
         arrays.append(np.load(folder / f"{i}.npy", mmap_mode="r"))
     first = np.arange(0, n - TIMES, RATE // 2)
-    recording = np.repeat(range(RECORDINGS), len(first))
-    segments = pd.DataFrame({"first": np.tile(first, RECORDINGS), "recording": recording})
-    valid = np.ones((RECORDINGS, CHANNELS), dtype=bool)
+    recording = np.repeat(range(recordings), len(first))
+    segments = pd.DataFrame({"first": np.tile(first, recordings), "recording": recording})
+    valid = np.ones((recordings, CHANNELS), dtype=bool)
     montages = Montages(valid, np.zeros((*valid.shape, 3), np.float32), np.zeros((*valid.shape, 2), np.float32))
     rows = rng.standard_normal((n, MELS), dtype=np.float32)
-    index = [np.arange(n, dtype=np.int32) for _ in range(RECORDINGS)]
-    words = [rng.random(n) < 0.8 for _ in range(RECORDINGS)]
-    return SegmentDataset(arrays, montages, segments, TIMES, [0] * RECORDINGS,
+    index = [np.arange(n, dtype=np.int32) for _ in range(recordings)]
+    words = [rng.random(n) < 0.8 for _ in range(recordings)]
+    return SegmentDataset(arrays, montages, segments, TIMES, [0] * recordings,
                           [Bank(MelSpectrum(n_mels=MELS), rows, index)], words)
 
 
