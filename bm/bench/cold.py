@@ -104,10 +104,11 @@ def _loading(folder: Path, recordings: int, queue) -> None:
     queue.put((memory("RssAnon") - before, sum(array.nbytes for array in dataset.arrays)))
 
 
-def _held(folder: Path, recordings: int) -> tuple[int, int]:
+def _alone(function, *arguments):
+    """What `function(*arguments, queue)` puts into its queue, in a fresh process that holds nothing else."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_loading, args=(folder, recordings, queue))
+    process = context.Process(target=function, args=(*arguments, queue))
     process.start()
     found = queue.get(timeout=300)
     process.join()
@@ -125,13 +126,8 @@ def run() -> Iterator[Comparison]:
         total = sum(steps.values())
         detail = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.items())
         yield Comparison("cold start", f"4 recordings of 6 min ({detail}) / 15 s asked for", total, 15, 1)
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        process = context.Process(target=_peak, args=(files[0], Store(folder / "cache2"), queue))
-        process.start()
-        peak = queue.get(timeout=120)
-        process.join()
-        (few, size_few), (many, size_many) = (_held(folder, recordings) for recordings in (4, 16))
+        peak = _alone(_peak, files[0], Store(folder / "cache2"))
+        (few, size_few), (many, size_many) = (_alone(_loading, folder, n) for n in (4, 16))
         yield Comparison("train memory", "what 12 more recordings add to what loading holds, with 4 of them "
                          f"{few / 1e6:.0f} MB / 1 % of their arrays", max(many - few, 1) / 1e6,
                          0.01 * (size_many - size_few) / 1e6, 1, "MB")
