@@ -1,4 +1,6 @@
 """A toy study for tests: noise for a brain, tones for speech, every time known."""
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +59,24 @@ class ToyRecording(Recording):
                       "word_sequence": " ".join(words), "condition": "sentence"}
                      for i, word in enumerate(words)]
         return pd.DataFrame(rows + self.extra)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("eegmmidb_motor")`: the folder of real recordings of that name, below `BM_SHARED_DATA`.
+
+    Without it a test is skipped; with `BM_REQUIRE_ALL=1`, as in CI, it fails.
+    """
+    def folder(name: str) -> Path:
+        root = os.environ.get("BM_SHARED_DATA")
+        if root is None:
+            missing = pytest.fail if os.environ.get("BM_REQUIRE_ALL") == "1" else pytest.skip
+            missing(f"BM_SHARED_DATA is not set: no real recordings ({name}) to test with")
+        path = Path(root) / name
+        if not path.is_dir():
+            raise FileNotFoundError(f"BM_SHARED_DATA is {root}, which has no folder {name!r}")
+        return path
+    return folder
 
 
 @pytest.fixture
