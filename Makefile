@@ -1,7 +1,7 @@
 # Every target makes what it needs, on an empty machine with Python ≥ 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS ?= demo,dev
+EXTRAS ?= demo,dev,log
 # a wide prompt-free log: pip's progress bars fill CI's
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

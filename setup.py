@@ -21,6 +21,7 @@ install_requires = [
     "pyarrow>=18",
     "filelock>=4",
     "tqdm>=4.66",
+    "pooch>=1.8",
     "julius>=0.2.7",
     "soundfile>=0.12",
     "mne>=1.13,<1.14",
@@ -33,6 +34,8 @@ install_requires = [
 extras = {
     # eSpeak NG (GPL-3) speaks the stories of the simulated study; nothing else needs it.
     "demo": ["espeakng-loader==0.2.4"],
+    # curves in other people's tools: tensorboard=true, wandb.use_wandb=true
+    "log": ["tensorboard>=2.18", "wandb>=0.18"],
     "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13"],
 }
 
@@ -44,6 +47,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["bm", "bm.*"]),
+    package_data={"bm.studies": ["*/*.json"]},
     install_requires=install_requires,
     extras_require=extras,
 )

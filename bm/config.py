@@ -39,7 +39,14 @@ class Optim(_Section):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     loss: Literal["clip", "l1", "mse", "regression_classification"]
+    use_weighting: bool
     max_batches: Count | None
+    negatives: Count | None
+    negative_pool_size: Count | None
+    svd: NonNegative
+    clip_grad: Positive | None
+    amp: bool
+    compile: bool
 
 
 class Clip(_Section):
@@ -47,6 +54,7 @@ class Clip(_Section):
     twin: bool
     pool: bool
     center: bool
+    dedupe: bool
     tmin: float | None
     tmax: float | None
     tmin_train: float | None
@@ -59,6 +67,7 @@ class Test(_Section):
     wer_topx: Count
     wer_recordings: Count | None
     wer_random: bool
+    wer_study: str | None
     n_boot: Count
 
 
@@ -143,7 +152,15 @@ class Norm(_Section):
 class Task(_Section):
     type: Literal["decode"]
     offset_meg_ms: NonNegative
+    lowpass: NonNegative
     mask_loss: bool
+
+
+class Wandb(_Section):
+    use_wandb: bool
+    project: str
+    group: str | None
+    mode: Literal["online", "offline"]
 
 
 class Config(_Section):
@@ -155,14 +172,19 @@ class Config(_Section):
     num_prints: Count
     verbose: Annotated[int, Field(ge=0, le=1)]
     show: Annotated[int, Field(ge=0, le=1)]
+    tensorboard: bool
+    wandb: Wandb
+    continue_sig: str | None
+    continue_best: bool
     download_only: bool
     early_stop_patience: Index
     eval_every: Count
     override_n_subjects_model: Count | None
     cache: str
     features_models: str
-    model_name: Literal["simpleconv"]
+    model_name: Literal["simpleconv", "convrnn"]
     simpleconv: dict[str, Any]
+    convrnn: dict[str, Any]
     feature_model_name: str | None
     feature_model_params: dict[str, Any]
     selections: dict[str, dict[str, Any]]
@@ -191,6 +213,20 @@ class Config(_Section):
         if self.clip.linear is not None and self.optim.loss != "clip":
             raise ValueError(f"clip.linear={self.clip.linear} is a projection that only optim.loss=clip trains, not "
                              f"{self.optim.loss}")
+        for key in ("negatives", "negative_pool_size"):
+            if getattr(self.optim, key) is not None and self.optim.loss != "clip":
+                raise ValueError(f"optim.{key}: only optim.loss=clip compares with negatives, not {self.optim.loss}")
+        if self.clip.dedupe and self.optim.loss != "clip":
+            raise ValueError(f"clip.dedupe needs optim.loss=clip, not {self.optim.loss}")
+        if self.optim.negative_pool_size is not None and self.optim.negative_pool_size < (self.optim.negatives or 1):
+            raise ValueError(f"optim.negative_pool_size={self.optim.negative_pool_size} must be at least "
+                             f"optim.negatives={self.optim.negatives}")
+        if self.optim.use_weighting and self.optim.loss != "regression_classification":
+            raise ValueError("optim.use_weighting weighs classes: it needs optim.loss=regression_classification, not "
+                             f"{self.optim.loss}")
+        if 2 * self.task.lowpass >= self.dset.sample_rate:
+            raise ValueError(f"task.lowpass ({self.task.lowpass} Hz) must be below half of dset.sample_rate "
+                             f"({self.dset.sample_rate} Hz)")
         if self.feature_model_name is not None and self.optim.loss != "clip":
             raise ValueError(f"feature_model_name={self.feature_model_name} learns the target, so optim.loss must be "
                              f"clip, not {self.optim.loss}: any other loss is won by a constant")

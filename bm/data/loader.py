@@ -230,15 +230,43 @@ def fit_scalers(dataset: SegmentDataset, train: np.ndarray, baseline: int, event
             brain -= brain[:, :baseline].mean(1, keepdims=True)
         center[recording], scale[recording] = robust_center_scale(brain.reshape(-1, channels))
     chosen = np.sort(rng.permutation(train)[:n_features])
-    at = list(zip(dataset.recording[chosen], dataset.first[chosen], strict=True))
-    heard = [dataset.words[recording][first:first + dataset.samples] for recording, first in at]
     features: dict[str, FeatureScaler] = {}
     for bank in dataset.banks:
         if not bank.feature.normalize:
             features[bank.feature.name] = FeatureScaler(torch.zeros(1), torch.ones(1))
             continue
-        rows = [bank.gather_index(recording, first, dataset.samples) for recording, first in at]
-        seen = np.concatenate([r[w] for r, w in zip(rows, heard, strict=True)] if event_mask else rows)
-        counts = np.bincount(seen, minlength=len(bank.rows))
+        counts = _row_counts(dataset, bank, chosen, event_mask)
         features[bank.feature.name] = fit_feature(bank.rows, counts, per_channel, bank.feature.name)
     return Scalers(BrainScaler(torch.from_numpy(center), torch.from_numpy(scale)), features)
+
+
+def _row_counts(dataset: SegmentDataset, bank: Bank, ids: np.ndarray, event_mask: bool) -> np.ndarray:
+    """How often each row of a bank is seen in the segments `ids`, where a word is heard if `event_mask`."""
+    counts = np.zeros(len(bank.rows), dtype=np.int64)
+    for recording, first in zip(dataset.recording[ids], dataset.first[ids], strict=True):
+        rows = bank.gather_index(recording, first, dataset.samples)
+        np.add.at(counts, rows[dataset.words[recording][first:first + dataset.samples]] if event_mask else rows, 1)
+    return counts
+
+
+def class_counts(dataset: SegmentDataset, train: np.ndarray, event_mask: bool, n_segments: int, seed: int
+                 ) -> dict[str, Tensor]:
+    """How often each class `(K,)` of each categorical feature is seen in (at most `n_segments` of) the train segments.
+
+    Raises:
+        ValueError: a label that is no class of its feature.
+    """
+    chosen = np.random.default_rng([seed, SCALER_STREAM]).permutation(train)[:n_segments]
+    counts = {}
+    for bank in dataset.banks:
+        n_classes = bank.feature.n_classes
+        if n_classes is None:
+            continue
+        seen, label = _row_counts(dataset, bank, chosen, event_mask), bank.rows[:, 0]
+        wrong = label[(seen > 0) & ((label < 0) | (label >= n_classes) | (label % 1 != 0))]
+        if len(wrong):
+            raise ValueError(f"feature {bank.feature.name} has the label {wrong[0]}: expected whole numbers from 0 to "
+                             f"{n_classes - 1}")
+        counts[bank.feature.name] = torch.from_numpy(
+            np.bincount(label.astype(np.int64), seen, n_classes)).float()
+    return counts

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from bm.config import Config
+from bm.solvers.loggers import make_loggers
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +155,15 @@ class Solver(ABC):
             return None
         self.restore()
         logger.info("ready after %s", duration(time.monotonic() - begin))
-        while not self.finished(self.epoch):
-            self.run_epoch(self.epoch + 1)
+        loggers = make_loggers(self.cfg, self.folder, self.epoch + 1)
+        try:
+            while not self.finished(self.epoch):
+                self.run_epoch(self.epoch + 1)
+                for other in loggers:
+                    other.log(self.link.history[-1], self.epoch)
+        finally:
+            for other in loggers:
+                other.close()
         write_atomic(self.result_path, json.dumps({
             "epochs": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
             "test": self.last_test}, indent=2).encode())
@@ -228,6 +236,25 @@ class Solver(ABC):
         if self.checkpoint_path.exists():
             logger.warning("no checkpoint of this XP can be read: starting anew")
         self.link.update_history([])
+        if self.cfg.continue_sig is not None:
+            self.start_from(self.other_state(self.cfg.continue_sig))
+
+    def start_from(self, state: dict[str, Any]) -> None:
+        """Takes over the weights in another XP's `state_dict` (`continue_sig`); optimiser and history are new."""
+        raise ValueError(f"continue_sig: task.type={self.cfg.task.type} cannot start from another XP")
+
+    def other_state(self, sig: str) -> dict[str, Any]:
+        """The solver's state of the XP `sig`, which lies beside this one.
+
+        Raises:
+            FileNotFoundError: there is no such XP, or it has no checkpoint yet.
+        """
+        path = self.folder.parent / sig / "checkpoint.th"
+        if not path.exists():
+            known = sorted(other.parent.name for other in self.folder.parent.glob("*/checkpoint.th"))
+            raise FileNotFoundError(f"continue_sig={sig}: no checkpoint.th of it in {path.parent}; XPs with one: "
+                                    f"{', '.join(known) or 'none'}")
+        return torch.load(path, map_location="cpu", weights_only=True)["solver"]
 
 
 def pick_device(name: str) -> torch.device:

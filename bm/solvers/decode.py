@@ -5,22 +5,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import julius
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from bm.batch import Batch
 from bm.data.assemble import Data, assemble
-from bm.data.loader import EpochSampler, Finish, SegmentDataset, fit_scalers, make_loader
+from bm.data.loader import EpochSampler, Finish, SegmentDataset, class_counts, fit_scalers, make_loader
 from bm.data.resident import ResidentDataset
-from bm.losses import ClipLoss, build_loss
+from bm.losses import ClipLoss, NegativesPool, RegressionClassificationLoss, build_loss, class_weights
+from bm.metrics.regression import FeatureScores
 from bm.metrics.retrieval import Retrieval, retrieval
 from bm.metrics.stats import bootstrap_interval
 from bm.models import BrainModel, build_model
+from bm.models.blocks.subject import SubjectEmbedding, SubjectLayers
+from bm.models.penalties import spectral_penalty
 from bm.solvers.base import Metrics, Progress, Solver
 
 logger = logging.getLogger(__name__)
+
+#: the pools' own random stream
+POOL_STREAM = 3
 
 
 class DecodeSolver(Solver):
@@ -36,6 +44,8 @@ class DecodeSolver(Solver):
         cfg = self.cfg
         self.data = data = assemble(cfg, self.root)
         self._write_audit()
+        # what each segment is one of, by its id
+        self.heard = torch.tensor(data.segments["candidate"].to_numpy(np.int64))
         self.build_model()
         if cfg.show:
             return
@@ -55,6 +65,9 @@ class DecodeSolver(Solver):
         workers = 0 if cfg.resident else cfg.num_workers  # there is nothing to read
         self.loaders = {split: make_loader(self.dataset(split), sampler, workers, pin and not cfg.resident)
                         for split, sampler in self.samplers.items()}
+        if cfg.optim.use_weighting and isinstance(self.loss, RegressionClassificationLoss):
+            counts = class_counts(dset, data.ids("train"), cfg.dset.event_mask, scaler.n_samples_features, cfg.seed)
+            self.loss.set_class_weights({name: class_weights(n) for name, n in counts.items()})
 
     def dataset(self, split: str) -> SegmentDataset:
         """What gathers the segments of a split, on the device itself if `resident=true`."""
@@ -89,6 +102,8 @@ class DecodeSolver(Solver):
         self.loss: nn.Module = self.scorer
         if cfg.optim.loss != "clip":
             self.loss = build_loss(cfg.optim.loss, spec).to(self.device)
+        # the compiled function has the model's own parameters
+        self.forward = torch.compile(self.model) if cfg.optim.compile else self.model
         self.modules = nn.ModuleDict({"model": self.model, "loss": self.loss})
         if self.feature_model is not None:
             self.modules["feature_model"] = self.feature_model
@@ -115,17 +130,65 @@ class DecodeSolver(Solver):
         mask = batch.masks["word"][:, None]
         if not self.cfg.task.mask_loss:
             mask = torch.ones_like(mask)
-        return self.model(batch), self.target(batch), mask, batch
+        return self.estimate(batch), self.target(batch), mask, batch
+
+    def estimate(self, batch: Batch) -> Tensor:
+        """What the model makes of a finished batch, `(B, F', T)` float32."""
+        if self.cfg.task.lowpass and batch.brain is not None:
+            batch = batch.replace(brain=julius.lowpass_filter(
+                batch.brain, self.cfg.task.lowpass / self.data.spec.sample_rate, zeros=5))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.optim.amp):
+            return self.forward(batch).float()
 
     def target(self, batch: Batch) -> Tensor:
         """What the model should give, `(B, F', T)`: the features, through the feature model if there is one."""
         features = torch.cat([batch.features[feature.name] for feature in self.data.spec.features], dim=1)
-        return features if self.feature_model is None else self.feature_model(features)
+        if self.feature_model is None:
+            return features
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.optim.amp):
+            return self.feature_model(features).float()
+
+    def compare(self, estimate: Tensor, target: Tensor, mask: Tensor, batch: Batch, pool: NegativesPool | None
+                ) -> Tensor:
+        """The loss of a batch, against negatives of the pool as well if there is one."""
+        if not isinstance(self.loss, ClipLoss):
+            return self.loss(estimate, target, mask)
+        ids = self.heard[batch.segment.cpu()]
+        if pool is not None:
+            target, extended = pool.extend(target, ids)
+            ids = ids if extended is None else extended
+        return self.loss(estimate, target, mask, candidate_ids=ids.to(target.device))
+
+    def make_pool(self, split: str, epoch: int) -> NegativesPool | None:
+        """The pool of negatives of one stage of one epoch.
+
+        It starts empty at every epoch, so that a resumed run needs none of the targets of before. In the paper's code
+        it lives on, so that the first `optim.negatives` segments of an epoch have fewer negatives here than there.
+        """
+        optim = self.cfg.optim
+        if optim.negatives is None:
+            return None
+        seed = int(np.random.default_rng([self.cfg.seed, POOL_STREAM, epoch, split == "train"]).integers(2 ** 62))
+        return NegativesPool(optim.negatives, optim.negative_pool_size, seed)
+
+    def step(self, loss: Tensor) -> None:
+        """One step of the optimiser, penalties added and the gradient clipped as configured."""
+        optim, penalty = self.cfg.optim, self.model.take_penalty()
+        if penalty is not None:
+            loss = loss + penalty
+        if optim.svd:
+            loss = loss + optim.svd * spectral_penalty(self.model)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if optim.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.modules.parameters(), optim.clip_grad)
+        self.optimizer.step()
 
     def _epoch(self, split: str, epoch: int, train: bool) -> Metrics:
         self.modules.train(train)
         sampler, loader = self.samplers[split], self.loaders[split]
         sampler.epoch = epoch
+        pool = self.make_pool(split, epoch)
         total, batches, kept, seen = torch.zeros((), device=self.device), 0, 0, 0
         progress: Progress[Batch] = Progress(split, loader, len(sampler), self.cfg.num_prints,
                                              f"epoch {epoch}/{self.cfg.optim.epochs}")
@@ -136,12 +199,9 @@ class DecodeSolver(Solver):
                 kept += len(batch)
                 if len(batch) == 0 or (train and len(batch) < 2):  # batch norm cannot learn from one
                     continue
-                loss = self.loss(estimate, target, mask)
+                loss = self.compare(estimate, target, mask, batch, pool)
             if train:
-                penalty = self.model.take_penalty()
-                self.optimizer.zero_grad()
-                (loss if penalty is None else loss + penalty).backward()
-                self.optimizer.step()
+                self.step(loss)
             total += loss.detach()
             batches += 1
             if batches % progress.every == 0:
@@ -161,21 +221,32 @@ class DecodeSolver(Solver):
         return self._epoch("valid", epoch, train=False)
 
     def test_ids(self) -> np.ndarray:
-        """Ids of the test segments of the in-training test: those of the first `test.wer_recordings` recordings."""
+        """Ids of the test segments of the in-training test: those of the first `test.wer_recordings` recordings, of
+        `test.wer_study` if that is set."""
         ids, limit = self.data.ids("test"), self.cfg.test.wer_recordings
         recording = self.data.segments["recording"].to_numpy()[ids]
+        if self.cfg.test.wer_study is not None:
+            studies = np.array([r.study for r in self.data.recordings])
+            own = studies[recording] == self.cfg.test.wer_study
+            if not own.any():
+                raise ValueError(f"test.wer_study={self.cfg.test.wer_study}: no test segment is of that study, only "
+                                 f"of {', '.join(np.unique(studies[recording]))}")
+            ids, recording = ids[own], recording[own]
         return ids if limit is None else ids[np.isin(recording, np.unique(recording)[:limit])]
+
+    def test_batches(self, ids: np.ndarray) -> DataLoader:
+        """Raw batches of test segments, in order."""
+        workers = 0 if self.cfg.resident else self.cfg.num_workers
+        return make_loader(self.dataset("test"), EpochSampler(ids, self.cfg.optim.batch_size), workers,
+                           self.device.type == "cuda" and not self.cfg.resident)
 
     def estimates(self, ids: np.ndarray) -> Iterator[Tensor]:
         """Estimates `(B, F, T)` of the test segments `ids`, in order; none is rejected."""
         self.modules.eval()
         noise = torch.Generator().manual_seed(self.cfg.seed)
-        loader = make_loader(self.dataset("test"), EpochSampler(ids, self.cfg.optim.batch_size),
-                             0 if self.cfg.resident else self.cfg.num_workers,
-                             self.device.type == "cuda" and not self.cfg.resident)
         with torch.no_grad():
-            for raw in loader:
-                estimate = self.model(self.finish(raw.to(self.device)))
+            for raw in self.test_batches(ids):
+                estimate = self.estimate(self.finish(raw.to(self.device)))
                 if self.cfg.test.wer_random:
                     estimate = torch.randn(estimate.shape, generator=noise).to(self.device)
                 yield estimate
@@ -203,6 +274,25 @@ class DecodeSolver(Solver):
         return result, table
 
     def test(self) -> Metrics:
+        metrics: Metrics = {}
+        if not any(feature.n_classes for feature in self.data.spec.features):  # classes are not compared by product
+            metrics |= self.retrieval_metrics()
+        if self.cfg.optim.loss != "clip":
+            metrics |= self.regression_metrics()
+        return metrics
+
+    def regression_metrics(self) -> Metrics:
+        """Correlation, R², error and accuracy of the estimated features on the test segments."""
+        self.modules.eval()
+        scores = FeatureScores(self.data.spec.features)
+        with torch.no_grad():
+            for raw in self.test_batches(self.test_ids()):
+                estimate, target, mask, batch = self.process(raw)
+                scores.update(estimate, target, mask, batch.recording)
+        return dict(scores.summary())
+
+    def retrieval_metrics(self) -> Metrics:
+        """Accuracy with chance and interval; one row per segment goes to `test_segments.parquet`."""
         result, table = self.retrieval()
         metrics: Metrics = result.summary()
         subject = np.asarray(self.data.subjects)[table["recording"]]
@@ -227,6 +317,30 @@ class DecodeSolver(Solver):
             yield
         finally:
             self.modules.load_state_dict(current)
+
+    def start_from(self, state: dict[str, Any]) -> None:
+        """Takes over the weights of brain and feature model: the best ones, or with `continue_best=false` the last."""
+        weights = state["best"] if self.cfg.continue_best else state["modules"]
+        subjects = tuple(state["spec"]["subjects"])
+        personal = any(isinstance(module, SubjectLayers | SubjectEmbedding) for module in self.model.modules())
+        if personal and subjects != self.data.spec.subjects:
+            raise ValueError(f"continue_sig={self.cfg.continue_sig}: that XP has weights for each of its "
+                             f"{len(subjects)} subjects, who are not the {len(self.data.spec.subjects)} of this one in "
+                             "the same order; use the same selections, or a model without subject layers")
+        for name in ("model", "feature_model"):
+            own = {key[len(name) + 1:]: value for key, value in weights.items() if key.startswith(f"{name}.")}
+            if name in self.modules:
+                self._take(name, own)
+
+    def _take(self, name: str, weights: dict[str, Tensor]) -> None:
+        module = self.modules[name]
+        here = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        there = {key: tuple(value.shape) for key, value in weights.items()}
+        if here != there:
+            key = next(key for key in [*here, *there] if here.get(key) != there.get(key))
+            raise ValueError(f"continue_sig={self.cfg.continue_sig}: its {name} is another network: {key} has shape "
+                             f"{there.get(key, '(absent)')} there and {here.get(key, '(absent)')} here")
+        module.load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
         return {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict(),

@@ -119,6 +119,9 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_used(finished, root, c
     ["norm.clip=false", "norm.max_scale=10"], ["test.wer_random=true"], ["dset.n_subjects=1"],
     ["dset.test.tmin=0", "dset.test.tmax=1"], ["dset.feature_resampling=nearest", "dset.highpass=4"],
     ["optim.max_batches=2", "eval_every=1"], ["resident=true", "num_workers=2"],
+    ["optim.amp=true", "optim.clip_grad=0.1", "optim.svd=1e-3", "task.lowpass=5"], ["clip.dedupe=true"],
+    ["optim.negatives=128", "optim.negative_pool_size=200", "optim.batch_size=32"],
+    ["model_name=convrnn", "convrnn.hidden.meg=16", "convrnn.lstm=1", "convrnn.attention=1"],
 ])
 def test_every_road_is_open(root, overrides):
     name = "-".join(overrides)
