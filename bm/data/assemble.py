@@ -14,9 +14,9 @@ from bm.data.audit import Audit, audit
 from bm.data.loader import Montages, SegmentDataset
 from bm.data.prepare import Prepared, filter_length, prepare_all, read_events
 from bm.data.segments import Window, segment_table
-from bm.data.tracks import Bank, build_bank, word_mask
+from bm.data.tracks import Bank, build_bank, build_event_bank, word_mask
 from bm.events import check_events, make_blocks, sounds_of
-from bm.features import build_feature
+from bm.features import EventFeature, SoundFeature, build_feature
 from bm.splits import SPLITS, SplitRule, hold_out_subjects, plan_blocks
 from bm.store import Store
 from bm.studies.base import STUDIES, Recording, Study
@@ -166,8 +166,13 @@ def assemble(cfg: Config, root: Path) -> Data:
     _check_sizes(segments, blocks, recordings, dset)
 
     files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
-    banks = [build_bank(build_feature(name, dset.features_params.get(name, {})), blocks, files, lengths,
-                        dset.sample_rate, dset.feature_resampling, store) for name in dset.features]
+    banks = []
+    for name in dset.features:
+        feature = build_feature(name, dset.features_params.get(name, {}))
+        if isinstance(feature, EventFeature):
+            banks.append(build_event_bank(feature, events, blocks, lengths, dset.sample_rate, store))
+        elif isinstance(feature, SoundFeature):
+            banks.append(build_bank(feature, blocks, files, lengths, dset.sample_rate, dset.feature_resampling, store))
     words = [word_mask(table, length, dset.sample_rate) for table, length in zip(events, lengths, strict=True)]
     if not dset.event_mask:
         words = [np.ones_like(mask) for mask in words]

@@ -134,7 +134,8 @@ def prepare(recording: Recording, store: Store, sample_rate: int, highpass: floa
     """The prepared recording, from the cache or made now. See `prepare_signal` for errors."""
     _check_files(recording, recording.source_files())
     key = {"stage": "prepare", "version": 2, "recording": recording.name, "sample_rate": sample_rate,
-           "highpass": highpass, "source": [file_identity(path) for path in recording.source_files()]}
+           "highpass": highpass, "options": recording.signal_options(),
+           "source": [file_identity(path) for path in recording.source_files()]}
 
     def make(folder: Path) -> None:
         signal = recording.signal()
@@ -165,6 +166,7 @@ def read_events(recording: Recording, store: Store) -> pd.DataFrame:
         return recording.events()
     _check_files(recording, sources)
     key = {"stage": "events", "version": 1, "recording": recording.name,
+           "options": recording.event_options(),
            "source": [{"name": path.name, "sha256": file_sha256(path)} for path in sources]}
     home = sources[0].parent
 

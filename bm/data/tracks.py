@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 
 from bm.features.audio import read_audio, resample
-from bm.features.base import Feature
-from bm.store import Store
+from bm.features.base import EventFeature, Feature, SoundFeature
+from bm.store import Store, digest
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Bank:
-    """One feature over all recordings: `rows (n, dim)` float32, `index`: one int32 array per recording."""
+    """One feature over all recordings: `rows (n, dim)`, memory-mapped; `index`: one int32 array per recording."""
 
     feature: Feature
     rows: np.ndarray
@@ -31,7 +31,7 @@ class Bank:
         return self.index[recording][first:first + n]
 
 
-def compute_tracks(feature: Feature, path: Path, spans: Sequence[tuple[float, float]], store: Store, stimulus: str
+def compute_tracks(feature: SoundFeature, path: Path, spans: Sequence[tuple[float, float]], store: Store, stimulus: str
                    ) -> list[np.ndarray]:
     """Rows `(n, dim)` of each chunk of a sound at the feature's own rate, from the cache or computed now.
 
@@ -43,14 +43,12 @@ def compute_tracks(feature: Feature, path: Path, spans: Sequence[tuple[float, fl
     key = {"stage": "tracks", "feature": feature.identity(), "stimulus": stimulus, "spans": [list(s) for s in spans]}
 
     def make(folder: Path) -> None:
-        tracks = []
-        for start, stop in spans:
-            rows = feature.compute(*read_audio(path, start, stop))
+        tracks = feature.compute_many([read_audio(path, start, stop) for start, stop in spans])
+        for rows, (start, stop) in zip(tracks, spans, strict=True):
             if rows.ndim != 2 or rows.shape[1] != feature.dim or not np.isfinite(rows).all():
                 raise ValueError(f"{feature.name} gave {rows.shape} for {path}, {start}–{stop} s: expected finite rows "
                                  f"of {feature.dim}")
-            tracks.append(rows)
-        np.save(folder / "rows.npy", np.concatenate(tracks).astype(np.float32))
+        np.save(folder / "rows.npy", np.concatenate(tracks).astype(feature.dtype))
         np.save(folder / "ends.npy", np.cumsum([len(rows) for rows in tracks]))
 
     folder = store.get(f"tracks/{feature.name}", key, make)
@@ -71,7 +69,7 @@ def to_brain_rate(rows: np.ndarray, rate: float, sample_rate: int, duration: flo
     return out[np.minimum(np.arange(n), len(out) - 1)]  # at most one sample is repeated at the end
 
 
-def build_bank(feature: Feature, blocks: pd.DataFrame, files: dict[str, Path], lengths: Sequence[int],
+def build_bank(feature: SoundFeature, blocks: pd.DataFrame, files: dict[str, Path], lengths: Sequence[int],
                sample_rate: int, how: str, store: Store) -> Bank:
     """Computes a feature on every chunk of stimulus and places it in every recording.
 
@@ -80,22 +78,18 @@ def build_bank(feature: Feature, blocks: pd.DataFrame, files: dict[str, Path], l
         files: stimulus identity → a file with that content.
         lengths: brain samples of each recording.
     """
-    from tqdm import tqdm
     if how == "bandlimited" and feature.rate != round(feature.rate):
         raise ValueError(f"{feature.name} has {feature.rate} rows a second: only a whole number can be resampled "
                          "band-limited; set dset.feature_resampling=nearest")
     heard = blocks[blocks["stimulus"] != ""]
     chunks = heard[["stimulus", "chunk_start", "chunk_stop"]].drop_duplicates().sort_values(
         ["stimulus", "chunk_start"], ignore_index=True)
-    pieces = [np.full((1, feature.dim), feature.default, dtype=np.float32)]
-    for stimulus, own in tqdm(chunks.groupby("stimulus", sort=False), desc=feature.name, leave=False, disable=None):
-        spans = list(zip(own["chunk_start"], own["chunk_stop"], strict=True))
-        tracks = compute_tracks(feature, files[stimulus], spans, store, stimulus)
-        pieces += [to_brain_rate(rows, feature.rate, sample_rate, stop - start, how)
-                   for rows, (start, stop) in zip(tracks, spans, strict=True)]
-    first = np.cumsum([0] + [len(piece) for piece in pieces])[1:-1]  # the row where each chunk begins
+    sizes = [round((stop - start) * sample_rate)
+             for start, stop in zip(chunks["chunk_start"], chunks["chunk_stop"], strict=True)]
+    first = np.cumsum([1, *sizes])  # the row where each chunk begins; row 0 is silence
+    rows = _bank_rows(feature, chunks, first, files, sample_rate, how, store)
     index = [np.zeros(length, dtype=np.int32) for length in lengths]
-    row_of = dict(zip(chunks.itertuples(index=False, name=None), first, strict=True))
+    row_of = dict(zip(chunks.itertuples(index=False, name=None), first, strict=False))
     for block in heard.itertuples():
         row = row_of[block.stimulus, block.chunk_start, block.chunk_stop]
         start = round(block.chunk_time * sample_rate)
@@ -105,7 +99,95 @@ def build_bank(feature: Feature, blocks: pd.DataFrame, files: dict[str, Path], l
         high = min(stop, round(block.stop * sample_rate), len(index[block.recording]))
         if high > low:
             index[block.recording][low:high] = np.arange(row + low - start, row + high - start, dtype=np.int32)
-    return Bank(feature, np.concatenate(pieces), index)
+    return Bank(feature, rows, index)
+
+
+def _bank_rows(feature: SoundFeature, chunks: pd.DataFrame, first: np.ndarray, files: dict[str, Path],
+               sample_rate: int, how: str, store: Store) -> np.ndarray:
+    """The rows `(n, dim)` of all chunks at the brain's rate, memory-mapped from the cache."""
+    from tqdm import tqdm
+    key = {"stage": "bank", "version": 1, "feature": feature.identity(), "sample_rate": sample_rate, "how": how,
+           "dtype": feature.dtype, "chunks": [list(chunk) for chunk in chunks.itertuples(index=False, name=None)]}
+
+    def make(folder: Path) -> None:
+        rows = np.lib.format.open_memmap(folder / "rows.npy", "w+", feature.dtype, (int(first[-1]), feature.dim))
+        rows[0] = feature.default
+        for stimulus, own in tqdm(chunks.groupby("stimulus", sort=False), desc=feature.name, leave=False,
+                                  disable=None):
+            spans = list(zip(own["chunk_start"], own["chunk_stop"], strict=True))
+            tracks = compute_tracks(feature, files[stimulus], spans, store, stimulus)
+            for number, track, (start, stop) in zip(own.index, tracks, spans, strict=True):
+                rows[first[number]:first[number + 1]] = to_brain_rate(
+                    np.asarray(track, dtype=np.float32), feature.rate, sample_rate, stop - start, how)
+        rows.flush()
+
+    return np.load(store.get(f"bank/{feature.name}", key, make) / "rows.npy", mmap_mode="r")
+
+
+def build_event_bank(feature: EventFeature, events: Sequence[pd.DataFrame], blocks: pd.DataFrame,
+                     lengths: Sequence[int], sample_rate: int, store: Store) -> Bank:
+    """One row per different event, placed at every sample while an event lasts; a later event replaces an earlier one.
+
+    What lasts into another block ends where its own does: no split sees the words of another.
+
+    Args:
+        events: checked, one table per recording.
+        blocks: from `splits.plan_blocks`.
+        lengths: brain samples of each recording.
+
+    Raises:
+        ValueError: no event of the feature's kind, or a column that it needs is missing.
+    """
+    tables = [table[table["kind"] == feature.kind] for table in events]
+    if not any(len(table) for table in tables):
+        raise ValueError(f"feature {feature.name} describes events of kind {feature.kind!r}, of which these recordings "
+                         "have none")
+    missing = [column for column in feature.columns if not all(column in t or t.empty for t in tables)]
+    if missing:
+        raise ValueError(f"feature {feature.name} needs the columns {missing} of {feature.kind} events, which these "
+                         "studies do not give")
+    columns = list(feature.columns)
+    told = pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
+    different = told.drop_duplicates().sort_values(columns, ignore_index=True)
+    keys = pd.MultiIndex.from_frame(different)
+    number = keys.get_indexer(pd.MultiIndex.from_frame(told))
+    rows = _event_rows(feature, different, store)
+    index, done, lost = [], 0, 0
+    for recording, (table, length) in enumerate(zip(tables, lengths, strict=True)):
+        own = blocks[blocks["recording"] == recording]
+        start = table["start"].to_numpy()
+        stop = start + (table["duration"].to_numpy() if feature.pulse_s is None else feature.pulse_s)
+        block = np.searchsorted(own["start"].to_numpy(), start, side="right") - 1
+        stop = np.minimum(stop, np.where(block >= 0, own["stop"].to_numpy()[block], np.inf)) if len(own) else stop
+        low, high = (np.clip(np.rint(t * sample_rate), 0, length).astype(np.int64) for t in (start, stop))
+        line = np.zeros(length, dtype=np.int32)
+        for row, first, last in zip(number[done:done + len(table)], low, high, strict=True):
+            line[first:last] = row + 1
+        lost += int((high <= low).sum())
+        done += len(table)
+        index.append(line)
+    if lost:
+        logger.info("%s: %d of %d events are shorter than a sample or outside their recording", feature.name, lost,
+                    done)
+    return Bank(feature, rows, index)
+
+
+def _event_rows(feature: EventFeature, different: pd.DataFrame, store: Store) -> np.ndarray:
+    """Row 0, nothing, and one row per event of the table, from the cache or computed now."""
+    told = [[value.item() if isinstance(value, np.generic) else value for value in row]
+            for row in different.astype(object).where(different.notna(), None).itertuples(index=False, name=None)]
+    key = {"stage": "events", "version": 1, "feature": feature.identity(), "columns": list(feature.columns),
+           "events": digest(told, 64)}
+
+    def make(folder: Path) -> None:
+        values = feature.values(different)
+        if values.shape != (len(different), feature.dim) or not np.isfinite(values).all():
+            raise ValueError(f"{feature.name} gave {values.shape} for {len(different)} events: expected finite vectors "
+                             f"of {feature.dim}")
+        silence = np.full((1, feature.dim), feature.default)
+        np.save(folder / "rows.npy", np.concatenate([silence, values]).astype(feature.dtype))
+
+    return np.load(store.get(f"bank/{feature.name}", key, make) / "rows.npy", mmap_mode="r")
 
 
 def lagged(rows: np.ndarray, width: int) -> np.ndarray:

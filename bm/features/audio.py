@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bm.features.base import Feature, register_feature
+from bm.features.base import SoundFeature, register_feature
 
 
 def read_audio(path: Path | str, start: float = 0.0, stop: float | None = None) -> tuple[np.ndarray, int]:
@@ -45,7 +45,7 @@ def resample(x: np.ndarray, old: int, new: int) -> np.ndarray:
 
 
 @register_feature
-class MelSpectrum(Feature):
+class MelSpectrum(SoundFeature):
     """Log mel power spectrogram, 125 rows a second at the defaults.
 
     The chunk is standardised, resampled to `in_sampling`, cut into periodic-Hann windows of `n_fft` samples with a hop
@@ -63,8 +63,6 @@ class MelSpectrum(Feature):
 
     Source: Défossez et al. 2023; filters as in `torchaudio.transforms.MelSpectrogram`.
     """
-
-    kind = "sound"
 
     def __init__(self, n_fft: int = 512, n_mels: int = 40, in_sampling: int = 16_000, normalized: bool = True,
                  norm_audio: bool = True, use_log_scale: bool = True, log_scale_eps: float = 1e-5) -> None:

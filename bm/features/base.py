@@ -1,32 +1,33 @@
-"""Contract of a feature: from a chunk of stimulus to rows of vectors at the feature's own rate.
+"""Contracts of features: vectors that describe the stimulus, at the feature's own rate or one per event.
 
 A feature is found by its class name (`dset.features`), with the keyword arguments under `dset.features_params.NAME`.
 """
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 
 from bm.config import nearest
 
 
 class Feature(ABC):
-    """One representation of the stimulus.
+    """One representation of the stimulus: a `SoundFeature` or an `EventFeature`.
 
     Class attributes: `kind` of event it describes, `normalize` (whether values are standardised before a model sees
-    them), `n_classes` (for categorical features), `context_s` (seconds of stimulus beyond an instant that its row
-    depends on; rows near a chunk's edge see padding instead).
+    them), `n_classes` (for categorical features: labels are whole numbers from 0, nothing, to n_classes − 1), `dtype`
+    in which rows are kept ("float16" halves those of a thousand dimensions).
     """
 
-    kind: ClassVar[Literal["sound"]]
+    kind: ClassVar[str]
     normalize: ClassVar[bool] = True
-    n_classes: ClassVar[int | None] = None
+    n_classes: int | None = None
+    dtype: ClassVar[Literal["float32", "float16"]] = "float32"
 
-    #: rows of one vector, rows per second, value where nothing is heard, and context in seconds
+    #: numbers per row, and the value where nothing is heard
     dim: int
-    rate: float
     default: float
-    context_s: float
 
     @property
     def name(self) -> str:
@@ -37,10 +38,41 @@ class Feature(ABC):
     def identity(self) -> dict[str, Any]:
         """Plain data that, with the content of the stimulus, decides the values: the cache key."""
 
+
+class SoundFeature(Feature):
+    """A track: rows at a rate of its own, computed from the samples of each chunk of sound alone.
+
+    Attributes: `rate` in rows per second, `context_s` (seconds of sound beyond an instant that its row depends on; rows
+    near a chunk's edge see padding instead; infinite where a row depends on its whole chunk).
+    """
+
+    kind = "sound"
+    rate: float
+    context_s: float
+
     @abstractmethod
     def compute(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """Rows `(n, dim)` float32 of one chunk: `audio` is `(samples,)` mono float at `rate` Hz; row 0 is at its
         first sample."""
+
+    def compute_many(self, chunks: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        """Rows of several chunks `(audio, rate)`; a network may take them in batches."""
+        return [self.compute(audio, rate) for audio, rate in chunks]
+
+
+class EventFeature(Feature):
+    """One vector per event of `kind`, held while the event lasts.
+
+    Class attributes: `columns` of the events table that decide the vector (it is computed once for each different
+    combination of their values), `pulse_s` (seconds; the vector is held that long only; None: the whole event).
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    pulse_s: float | None = None
+
+    @abstractmethod
+    def values(self, events: pd.DataFrame) -> np.ndarray:
+        """Vectors `(n, dim)` float32 of n different events, whose table has `columns`."""
 
 
 FEATURES: dict[str, type[Feature]] = {}

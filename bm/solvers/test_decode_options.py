@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bm.config import ConfigError
-from bm.features.base import FEATURES, Feature
+from bm.features.base import FEATURES, SoundFeature
 from bm.models.penalties import spectral_penalty
 from bm.solvers.base import Solver
 from bm.solvers.decode import DecodeSolver
@@ -60,10 +60,10 @@ def test_negatives_resume_exactly(root, monkeypatch):
     assert all(torch.equal(state["modules"][key], value) for key, value in expected_state["modules"].items())
 
 
-class Loud(Feature):
+class Loud(SoundFeature):
     """Whether a tenth of a second is louder than most: 1, else 0."""
 
-    kind, normalize, n_classes = "sound", False, 2
+    normalize, n_classes = False, 2
     dim, rate, default, context_s = 1, 10.0, 0.0, 0.1
 
     def identity(self):
