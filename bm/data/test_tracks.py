@@ -38,12 +38,13 @@ def slowly(table, own, length, rate, feature):
     """Sample by sample: the last event that has begun and not ended, inside its own block."""
     out = np.full((length, 2), feature.default, dtype=np.float32)
     for _, event in table.iterrows():
-        stop = event.start + (event.duration if feature.pulse_s is None else feature.pulse_s)
+        first = round(event.start * rate)
+        stop = round((event.start + event.duration) * rate) if feature.pulse_s is None else first + 3
         holder = [b for _, b in own.iterrows() if b.start <= event.start]
         if holder:
-            stop = min(stop, holder[-1].stop)
+            stop = min(stop, round(holder[-1].stop * rate))
         for i in range(length):
-            if round(event.start * rate) <= i < round(stop * rate):
+            if first <= i < stop:
                 out[i] = [len(event.word), event.word.count("a")]
     return out
 

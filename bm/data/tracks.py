@@ -156,10 +156,15 @@ def build_event_bank(feature: EventFeature, events: Sequence[pd.DataFrame], bloc
     for recording, (table, length) in enumerate(zip(tables, lengths, strict=True)):
         own = blocks[blocks["recording"] == recording]
         start = table["start"].to_numpy()
-        stop = start + (table["duration"].to_numpy() if feature.pulse_s is None else feature.pulse_s)
-        block = np.searchsorted(own["start"].to_numpy(), start, side="right") - 1
-        stop = np.minimum(stop, np.where(block >= 0, own["stop"].to_numpy()[block], np.inf)) if len(own) else stop
-        low, high = (np.clip(np.rint(t * sample_rate), 0, length).astype(np.int64) for t in (start, stop))
+        low = np.rint(start * sample_rate)
+        high = np.rint((start + table["duration"].to_numpy()) * sample_rate)
+        if feature.pulse_s is not None:
+            high = low + max(1, round(feature.pulse_s * sample_rate))
+        if len(own):
+            block = np.searchsorted(own["start"].to_numpy(), start, side="right") - 1
+            end = np.rint(own["stop"].to_numpy()[block] * sample_rate)
+            high = np.where(block >= 0, np.minimum(high, end), high)
+        low, high = (np.clip(at, 0, length).astype(np.int64) for at in (low, high))
         line = np.zeros(length, dtype=np.int32)
         for row, first, last in zip(number[done:done + len(table)], low, high, strict=True):
             line[first:last] = row + 1

@@ -1,5 +1,5 @@
 """Stimulus → vectors. Importing this package registers every feature."""
-from bm.features import audio, words
+from bm.features import audio, phonemes, words
 from bm.features.base import FEATURES, EventFeature, Feature, SoundFeature, build_feature
 
-__all__ = ["FEATURES", "EventFeature", "Feature", "SoundFeature", "audio", "build_feature", "words"]
+__all__ = ["FEATURES", "EventFeature", "Feature", "SoundFeature", "audio", "build_feature", "phonemes", "words"]
