@@ -1,11 +1,11 @@
 # Every target makes what it needs, on an empty machine with Python ≥ 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS ?= demo,dev,log
+EXTRAS ?= demo,dev,log,text
 # a wide prompt-free log: pip's progress bars fill CI's
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-slow lint bench clean
+.PHONY: help install demo test test-slow browser lint bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,8 +27,11 @@ demo: install  ## decode speech from simulated MEG: data, training, evaluation (
 test: install lint  ## fast tests (≤ 12 minutes on 2 cores)
 	$(BIN)/pytest -m "not slow"
 
-test-slow: install  ## slow tests: the demo from the command line
+test-slow: install  ## slow tests: the demo from the command line, pages in a browser
 	$(BIN)/pytest -m slow
+
+browser:  ## Chromium for the tests of HTML pages (Debian, as root; without it they are skipped)
+	@bash scripts/install_browser.sh
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -34,9 +34,11 @@ install_requires = [
 extras = {
     # eSpeak NG (GPL-3) speaks the stories of the simulated study; nothing else needs it.
     "demo": ["espeakng-loader==0.2.4"],
+    # features of text: word frequencies
+    "text": ["wordfreq>=3.1"],
     # curves in other people's tools: tensorboard=true, wandb.use_wandb=true
     "log": ["tensorboard>=2.18", "wandb>=0.18"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "selenium>=4.20"],
 }
 
 setup(

@@ -1,0 +1,42 @@
+"""Values of sensors, drawn over the head."""
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bm.analysis.plots import new_figure
+
+#: metres; MNE draws the head as a circle of this radius
+_HEAD = 0.095
+
+
+def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], label: str, columns: int = 3) -> Figure:
+    """One map a row of `maps`, interpolated between the sensors (dots), nose up, each with its own colour scale.
+
+    Sensors at one place (e.g. the two gradiometers and the magnetometer of a triplet) are averaged.
+
+    Args:
+        maps: values. layout: flat places, in any unit.
+        label: of the colours, with the unit.
+
+    Shape: maps `(M, C)`, layout `(C, 2)`, finite.
+    Errors: ValueError for fewer than 4 places, between which nothing can be interpolated.
+    """
+    import mne
+    place, which = np.unique(np.asarray(layout, dtype=float).round(5), axis=0, return_inverse=True)
+    if len(place) < 4 or not np.isfinite(place).all():
+        raise ValueError(f"a map needs at least 4 sensors with a finite place in the layout, got {len(place)}")
+    values = np.stack([np.bincount(which, row) / np.bincount(which) for row in np.asarray(maps, dtype=float)])
+    centre = (place.min(0) + place.max(0)) / 2
+    place = (place - centre) / np.linalg.norm(place - centre, axis=1).max() * _HEAD
+    rows = -(-len(values) // columns)
+    figure = new_figure(2.6 * columns, 2.5 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, row, title in zip(panels, values, titles, strict=False):
+        image, _ = mne.viz.plot_topomap(row, place, ch_type="mag", contours=0, sphere=(0, 0, 0, _HEAD), cmap="cividis",
+                                        vlim=(min(row.min(), 0), row.max()), axes=axes, show=False)
+        axes.set_title(title, fontsize=9)
+        figure.colorbar(image, ax=axes, shrink=0.6).set_label(label, fontsize=8)
+    for axes in panels[len(values):]:
+        axes.axis("off")
+    return figure
