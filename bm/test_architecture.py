@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).parent
 BASE = {"batch", "store", "config", "events"}
 ALLOWED = {
-    "batch": set(), "store": set(), "store_tools": {"store"}, "config": set(), "events": {"store"},
+    "batch": set(), "distrib": set(), "store": set(), "store_tools": {"store"}, "config": set(), "events": {"store"},
     "studies": BASE, "splits": BASE | {"studies"}, "features": BASE | {"studies", "splits"},
     "data": BASE | {"studies", "splits", "features"},
     "models": {"batch"}, "losses": {"batch", "models"}, "metrics": {"batch", "models", "losses"},
     "linear": {"batch", "metrics"},
-    "solvers": BASE | {"studies", "splits", "features", "data", "models", "losses", "metrics", "linear"},
+    "solvers": BASE | {"distrib", "studies", "splits", "features", "data", "models", "losses", "metrics", "linear"},
     "xp_main": {"config"},
     "train": BASE | {"solvers", "xp_main"},
 }

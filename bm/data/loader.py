@@ -100,11 +100,15 @@ class SegmentDataset(Dataset):
         at = list(zip(recording, self.first[ids], strict=True))
         features = {}
         for bank in self.banks:
-            index = np.stack([bank.gather_index(r, first, self.samples) for r, first in at])
+            index = np.empty((len(ids), self.samples), dtype=np.int32)
+            for line, (r, first) in zip(index, at, strict=True):
+                line[:] = bank.gather_index(r, first, self.samples)
             rows = self.pool.take((*index.shape, bank.rows.shape[1]), bank.rows.dtype.type)
             np.take(bank.rows, index, axis=0, out=rows, mode="clip")  # "raise" would go through a copy
             features[bank.feature.name] = torch.from_numpy(rows).transpose(1, 2)
-        words = np.stack([self.words[r][first:first + self.samples] for r, first in at])
+        words = np.empty((len(ids), self.samples), dtype=bool)
+        for line, (r, first) in zip(words, at, strict=True):
+            line[:] = self.words[r][first:first + self.samples]
         return Batch(
             brain=torch.from_numpy(self.gather_brain(ids)).transpose(1, 2),
             channel_mask=torch.from_numpy(self.montages.valid[recording]),

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from bm import distrib
 from bm.config import Config
 from bm.solvers.loggers import make_loggers
 
@@ -86,6 +87,7 @@ class Solver(ABC):
     def __init__(self, cfg: Config, folder: Path, root: Path, link: Any) -> None:
         self.cfg, self.folder, self.root, self.link = cfg, folder, root, link
         self.device = pick_device(cfg.device)
+        distrib.init(self.device)
         if self.device.type == "cpu":
             # else the gradients of indexed parameters are summed in the order in which threads arrive
             torch.use_deterministic_algorithms(True)
@@ -155,7 +157,7 @@ class Solver(ABC):
             return None
         self.restore()
         logger.info("ready after %s", duration(time.monotonic() - begin))
-        loggers = make_loggers(self.cfg, self.folder, self.epoch + 1)
+        loggers = make_loggers(self.cfg, self.folder, self.epoch + 1) if distrib.is_master() else []
         try:
             while not self.finished(self.epoch):
                 self.run_epoch(self.epoch + 1)
@@ -164,9 +166,10 @@ class Solver(ABC):
         finally:
             for other in loggers:
                 other.close()
-        write_atomic(self.result_path, json.dumps({
-            "epochs": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
-            "test": self.last_test}, indent=2).encode())
+        if distrib.is_master():
+            write_atomic(self.result_path, json.dumps({
+                "epochs": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
+                "test": self.last_test}, indent=2).encode())
         return self.last_test
 
     def finished(self, epoch: int) -> bool:
@@ -209,7 +212,9 @@ class Solver(ABC):
         import io
         state = {"solver": self.state_dict(), "history": self.link.history, "best_loss": self.best_loss,
                  "best_epoch": self.best_epoch, "last_test_epoch": self.last_test_epoch, "last_test": self.last_test,
-                 "rng": rng_state()}
+                 "rng": distrib.gather_objects(rng_state())}
+        if not distrib.is_master():
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
         if self.checkpoint_path.exists():
@@ -230,7 +235,11 @@ class Solver(ABC):
             self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
             self.last_test_epoch, self.last_test = state["last_test_epoch"], state["last_test"]
             self.link.update_history(state["history"])
-            load_rng_state(state["rng"])
+            if len(state["rng"]) == distrib.world_size():
+                load_rng_state(state["rng"][distrib.rank()])
+            else:
+                logger.warning("this XP was trained by %d processes so far, now by %d: it goes on, but not with the "
+                               "same random numbers", len(state["rng"]), distrib.world_size())
             logger.info("resumed after epoch %d from %s", self.epoch, path.name)
             return
         if self.checkpoint_path.exists():

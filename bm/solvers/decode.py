@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from bm import distrib
 from bm.batch import Batch
 from bm.data.assemble import Data, assemble
 from bm.data.loader import EpochSampler, Finish, SegmentDataset, class_counts, fit_scalers, make_loader
@@ -60,7 +61,8 @@ class DecodeSolver(Solver):
         self.finish = Finish(scalers, baseline, cfg.norm.max_scale if cfg.norm.clip else None, offset).to(self.device)
         pin = self.device.type == "cuda"
         seeds = {"train": cfg.seed, "valid": cfg.seed if cfg.optim.max_batches else None}
-        self.samplers = {split: EpochSampler(data.ids(split), cfg.optim.batch_size, seed, cfg.optim.max_batches)
+        self.samplers = {split: EpochSampler(data.ids(split), cfg.optim.batch_size, seed, cfg.optim.max_batches,
+                                             distrib.rank(), distrib.world_size())
                          for split, seed in seeds.items()}
         workers = 0 if cfg.resident else cfg.num_workers  # there is nothing to read
         self.loaders = {split: make_loader(self.dataset(split), sampler, workers, pin and not cfg.resident)
@@ -98,10 +100,16 @@ class DecodeSolver(Solver):
                                              **feature_params).to(self.device)
         # candidates are scored the same way whatever the model was trained with
         self.scorer = ClipLoss(dim=out_channels, sample_rate=spec.sample_rate, segment_tmin=spec.tmin,
-                               **cfg.clip.model_dump()).to(self.device)
+                               **cfg.clip.model_dump(exclude={"gather"})).to(self.device)
         self.loss: nn.Module = self.scorer
         if cfg.optim.loss != "clip":
             self.loss = build_loss(cfg.optim.loss, spec).to(self.device)
+        if distrib.world_size() > 1:
+            for module in (self.model, self.feature_model):
+                if module is not None:
+                    distrib.synchronise_batch_norm(module)
+            # the same weights everywhere, other dropout
+            torch.manual_seed(cfg.seed + distrib.rank())
         # the compiled function has the model's own parameters
         self.forward = torch.compile(self.model) if cfg.optim.compile else self.model
         self.modules = nn.ModuleDict({"model": self.model, "loss": self.loss})
@@ -114,6 +122,8 @@ class DecodeSolver(Solver):
         logger.log(logging.INFO if cfg.show else logging.DEBUG, "%s", self.modules)
 
     def _write_audit(self) -> None:
+        if not distrib.is_master():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data.audit.table.to_csv(self.folder / "audit.csv", index=False)
 
@@ -151,13 +161,15 @@ class DecodeSolver(Solver):
     def compare(self, estimate: Tensor, target: Tensor, mask: Tensor, batch: Batch, pool: NegativesPool | None
                 ) -> Tensor:
         """The loss of a batch, against negatives of the pool as well if there is one."""
+        ids = self.heard[batch.segment.cpu()].to(target.device)
+        if self.cfg.clip.gather or not isinstance(self.loss, ClipLoss):
+            estimate, target, mask, ids = (distrib.gather(x) for x in (estimate, target, mask, ids))
         if not isinstance(self.loss, ClipLoss):
             return self.loss(estimate, target, mask)
-        ids = self.heard[batch.segment.cpu()]
         if pool is not None:
             target, extended = pool.extend(target, ids)
             ids = ids if extended is None else extended
-        return self.loss(estimate, target, mask, candidate_ids=ids.to(target.device))
+        return self.loss(estimate, target, mask, candidate_ids=ids)
 
     def make_pool(self, split: str, epoch: int) -> NegativesPool | None:
         """The pool of negatives of one stage of one epoch.
@@ -180,6 +192,7 @@ class DecodeSolver(Solver):
             loss = loss + optim.svd * spectral_penalty(self.model)
         self.optimizer.zero_grad()
         loss.backward()
+        distrib.average_gradients(self.modules.parameters())
         if optim.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.modules.parameters(), optim.clip_grad)
         self.optimizer.step()
@@ -197,7 +210,8 @@ class DecodeSolver(Solver):
             with torch.set_grad_enabled(train):
                 estimate, target, mask, batch = self.process(raw)
                 kept += len(batch)
-                if len(batch) == 0 or (train and len(batch) < 2):  # batch norm cannot learn from one
+                size = int(distrib.total(torch.tensor(len(batch), device=self.device)))
+                if size == 0 or (train and size < 2):  # batch norm cannot learn from one
                     continue
                 loss = self.compare(estimate, target, mask, batch, pool)
             if train:
@@ -212,6 +226,8 @@ class DecodeSolver(Solver):
         if kept < seen:
             logger.warning("epoch %d, %s: %d of %d segments rejected (max_scale or empty features)", epoch, split,
                            seen - kept, seen)
+        if not self.cfg.clip.gather:  # each process has the loss of its own part
+            total = distrib.total(total) / distrib.world_size()
         return {"loss": float(total / batches)}
 
     def train_epoch(self, epoch: int) -> Metrics:
@@ -243,7 +259,7 @@ class DecodeSolver(Solver):
     def estimates(self, ids: np.ndarray) -> Iterator[Tensor]:
         """Estimates `(B, F, T)` of the test segments `ids`, in order; none is rejected."""
         self.modules.eval()
-        noise = torch.Generator().manual_seed(self.cfg.seed)
+        noise = torch.Generator().manual_seed(self.cfg.seed + distrib.rank())
         with torch.no_grad():
             for raw in self.test_batches(ids):
                 estimate = self.estimate(self.finish(raw.to(self.device)))
@@ -266,12 +282,13 @@ class DecodeSolver(Solver):
         candidates = table.drop_duplicates("candidate")
         self.scorer.eval()
         word, _ = pd.factorize(candidates["word"].str.lower())
-        result = retrieval(
-            self.estimates(ids), self.targets(candidates.index.to_numpy()), candidates["candidate"].to_numpy(),
-            table["candidate"].to_numpy(), segment=ids, ks=self.cfg.test.topk, loss=self.scorer,
+        own = slice(distrib.rank(), None, distrib.world_size())
+        part = retrieval(
+            self.estimates(ids[own]), self.targets(candidates.index.to_numpy()), candidates["candidate"].to_numpy(),
+            table["candidate"].to_numpy()[own], segment=ids[own], ks=self.cfg.test.topk, loss=self.scorer,
             candidate_words=word, word_k=self.cfg.test.wer_topx, negatives=self.cfg.test.wer_negatives,
             seed=self.cfg.seed, description="different segments of the test split")
-        return result, table
+        return Retrieval.merge(distrib.gather_objects(part)), table
 
     def test(self) -> Metrics:
         metrics: Metrics = {}
@@ -300,8 +317,9 @@ class DecodeSolver(Solver):
             interval = bootstrap_interval(result.values[f"top{k}"], subject, table["block"],
                                           n_boot=self.cfg.test.n_boot, seed=self.cfg.seed)
             metrics |= {f"top{k}_low": interval.low, f"top{k}_high": interval.high}
-        table.assign(segment=result.segment, subject=subject, **result.values).to_parquet(
-            self.folder / "test_segments.parquet")
+        if distrib.is_master():
+            table.assign(segment=result.segment, subject=subject, **result.values).to_parquet(
+                self.folder / "test_segments.parquet")
         return metrics
 
     def keep_best(self) -> None:
