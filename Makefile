@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?= demo,dev,log,text
+# processes of the fast tests, about 2 GB each
+JOBS ?= 2
 # a wide prompt-free log: pip's progress bars fill CI's
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -25,7 +27,7 @@ demo: install  ## decode speech from simulated MEG: data, training, evaluation (
 	$(BIN)/python -m scripts.demo
 
 test: install lint  ## fast tests (≤ 12 minutes on 2 cores)
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: install  ## slow tests: the demo from the command line, pages in a browser
 	$(BIN)/pytest -m slow

@@ -38,7 +38,8 @@ extras = {
     "text": ["wordfreq>=3.1"],
     # curves in other people's tools: tensorboard=true, wandb.use_wandb=true
     "log": ["tensorboard>=2.18", "wandb>=0.18"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "selenium>=4.20"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.6", "ruff>=0.8", "mypy>=1.13",
+            "selenium>=4.20"],
 }
 
 setup(

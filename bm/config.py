@@ -6,6 +6,7 @@ was expected, and the nearest key where the name is unknown.
 """
 import difflib
 import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,6 +56,7 @@ class Clip(_Section):
     pool: bool
     center: bool
     dedupe: bool
+    gather: bool
     tmin: float | None
     tmax: float | None
     tmin_train: float | None
@@ -150,10 +152,58 @@ class Norm(_Section):
 
 
 class Task(_Section):
-    type: Literal["decode"]
+    type: Literal["decode", "linear_decode", "linear_encode"]
     offset_meg_ms: NonNegative
     lowpass: NonNegative
     mask_loss: bool
+
+
+class LinearAlphas(_Section):
+    low: float
+    high: float
+    n: Count
+
+
+class Linear(_Section):
+    alphas: LinearAlphas
+    cv: int | str
+    alpha_per_target: bool
+    tmin: float | None
+    tmax: float | None
+    brain_bins: Count | None
+    feature_tmin: float | None
+    feature_tmax: float | None
+    bins: Count | None
+    global_scale: bool
+    metric: Literal["cosine", "correlation"] | None
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Linear":
+        if self.cv != "loo" and (isinstance(self.cv, str) or self.cv < 2):
+            raise ValueError(f"cv={self.cv!r}: expected loo, or a number of folds of at least 2")
+        if self.alphas.low > self.alphas.high or (self.alphas.n == 1) != (self.alphas.low == self.alphas.high):
+            raise ValueError(f"alphas are {self.alphas.n} powers of ten from {self.alphas.low:g} to "
+                             f"{self.alphas.high:g}: expected low < high and n ≥ 2, or low = high and n = 1")
+        return self
+
+    def part(self, what: Literal["brain", "feature"], segment: tuple[float, float], rate: int, offset: int
+             ) -> tuple[int, int, int]:
+        """First sample, the one after the last, and number of bins, of what is used of a `segment` (s)."""
+        brain = what == "brain"
+        tmin, tmax = (self.tmin, self.tmax) if brain else (self.feature_tmin, self.feature_tmax)
+        names = "tmin, tmax" if brain else "feature_tmin, feature_tmax"
+        origin = round(segment[0] * rate)
+        length = round(segment[1] * rate) - origin + 1 - offset
+        first = 0 if tmin is None else round(tmin * rate) - origin
+        stop = length if tmax is None else round(tmax * rate) - origin
+        if not 0 <= first < stop <= length:
+            raise ValueError(f"linear.{names}=[{tmin}, {tmax}) s is not inside segments of [{segment[0]:g}, "
+                             f"{segment[1]:g}] s: it gives samples [{first}, {stop}) of {length}")
+        key, bins = ("brain_bins", self.brain_bins) if brain else ("bins", self.bins)
+        if bins is not None and (stop - first) % bins:
+            raise ValueError(f"linear.{key}={bins} does not divide the {stop - first} samples of linear.{names}: "
+                             "change either")
+        return first, stop, bins or stop - first
 
 
 class Wandb(_Section):
@@ -195,6 +245,7 @@ class Config(_Section):
     dset: Dset
     norm: Norm
     task: Task
+    linear: Linear
     slurm: dict[str, Any]
     dora: dict[str, Any]
 
@@ -230,7 +281,25 @@ class Config(_Section):
         if self.feature_model_name is not None and self.optim.loss != "clip":
             raise ValueError(f"feature_model_name={self.feature_model_name} learns the target, so optim.loss must be "
                              f"clip, not {self.optim.loss}: any other loss is won by a constant")
+        if self.task.type.startswith("linear"):
+            self._linear()
         return self
+
+    def _linear(self) -> None:
+        task = f"task.type={self.task.type}"
+        if not self.dset.features:
+            raise ValueError(f"{task} needs features: dset.features is empty")
+        for key, used in [("feature_model_name", self.feature_model_name), ("task.mask_loss", self.task.mask_loss),
+                          ("task.lowpass", self.task.lowpass), ("continue_sig", self.continue_sig)]:
+            if used:
+                raise ValueError(f"{task} has no use for {key}={used}")
+        rate, window, what = self.dset.sample_rate, (self.dset.tmin, self.dset.tmax), ("brain", "feature")
+        offset = int(self.task.offset_meg_ms / 1000 * rate)
+        train, test = ([stop - first for first, stop, _ in (self.linear.part(x, seconds, rate, offset) for x in what)]
+                       for seconds in (window, self.dset.test_window))
+        if train != test:
+            raise ValueError(f"{task} uses {train} samples of brain and features in training, but {test} in the test: "
+                             "set linear.tmin, tmax, feature_tmin and feature_tmax to what both windows hold")
 
 
 def nearest(name: str, known: Any) -> str:
@@ -338,6 +407,6 @@ def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[st
                 "anew with --clear")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.tmp")
+    temporary = path.with_suffix(f".json.{os.getpid()}.tmp")  # several processes of one XP start together
     temporary.write_text(json.dumps(plain, indent=2))
     temporary.replace(path)
