@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent
 BASE = {"batch", "store", "config", "events"}
 ALLOWED = {
-    "batch": set(), "distrib": set(), "store": set(), "store_tools": {"store"}, "config": set(), "events": {"store"},
+    "batch": set(), "distrib": set(), "store": set(), "store_tools": {"store"}, "schema": set(), "config": {"schema"},
+    "events": {"store"},
     "studies": BASE, "splits": BASE | {"studies"}, "features": BASE | {"studies", "splits"},
     "data": BASE | {"studies", "splits", "features"},
     "models": {"batch"}, "losses": {"batch", "models"}, "metrics": {"batch", "models", "losses"},

@@ -1,0 +1,290 @@
+"""What a config may hold: the type and range of every key, and which values go together."""
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+def nearest(name: str, known: Any) -> str:
+    """`"; did you mean 'x'?"`, or nothing when no known name is close."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Optim(_Section):
+    name: Literal["adam"]
+    lr: Positive
+    beta2: Annotated[float, Field(gt=0, lt=1)]
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    loss: Literal["clip", "l1", "mse", "regression_classification"]
+    use_weighting: bool
+    max_batches: Count | None
+    negatives: Count | None
+    negative_pool_size: Count | None
+    svd: NonNegative
+    clip_grad: Positive | None
+    amp: bool
+    compile: bool
+
+
+class Clip(_Section):
+    linear: Count | None
+    twin: bool
+    pool: bool
+    center: bool
+    dedupe: bool
+    gather: bool
+    tmin: float | None
+    tmax: float | None
+    tmin_train: float | None
+    tmax_train: float | None
+
+
+class Test(_Section):
+    topk: list[Count]
+    wer_negatives: Count | None
+    wer_topx: Count
+    wer_recordings: Count | None
+    wer_random: bool
+    wer_study: str | None
+    n_boot: Count
+
+
+class TestSegments(_Section):
+    condition: Positive | str
+    tmin: float | None
+    tmax: float | None
+
+
+class Dset(_Section):
+    selections: Annotated[list[str], Field(min_length=1)]
+    features: list[str]
+    features_params: dict[str, dict[str, Any]]
+    feature_resampling: Literal["bandlimited", "nearest"]
+    tmin: float
+    tmax: float
+    sample_rate: Count
+    highpass: NonNegative
+    condition: Positive | str
+    test: TestSegments
+    apply_baseline: bool
+    event_mask: bool
+    n_recordings: Count
+    skip_recordings: Index
+    shuffle_recordings_seed: int
+    n_subjects: Count | None
+    n_subjects_test: Count | None
+    test_ratio: Ratio
+    valid_ratio: Ratio
+    remove_ratio: Ratio
+    split_assign_seed: int
+    split_by: Literal["stimulus", "subject"]
+    n_folds: Annotated[int, Field(ge=2)] | None
+    fold: Index
+    min_block_duration: NonNegative
+    force_uid_assignement: bool
+    min_n_blocks_per_split: Index
+    allow_empty_split: bool
+    purge: NonNegative | None
+    strict_text: bool
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Dset":
+        for name, tmin, tmax in [("dset", self.tmin, self.tmax), ("dset.test", *self.test_window)]:
+            if tmin >= tmax:
+                raise ValueError(f"{name}.tmin ({tmin}) must be below {name}.tmax ({tmax})")
+            if self.apply_baseline and tmin > 0:
+                raise ValueError(f"{name}.tmin is {tmin}: a baseline over [tmin, 0] needs tmin ≤ 0; "
+                                 "set dset.apply_baseline=false")
+        total = self.test_ratio + self.valid_ratio + self.remove_ratio
+        if total >= 1:
+            raise ValueError(f"dset.test_ratio + valid_ratio + remove_ratio is {total:g}: nothing is left to train on")
+        if self.n_folds is None and self.fold:
+            raise ValueError(f"dset.fold={self.fold} needs dset.n_folds")
+        if self.n_folds is not None and self.fold >= self.n_folds:
+            raise ValueError(f"dset.fold={self.fold}: folds go from 0 to dset.n_folds - 1 = {self.n_folds - 1}")
+        if 2 * self.highpass >= self.sample_rate:
+            raise ValueError(f"dset.highpass ({self.highpass} Hz) must be below half of "
+                             f"dset.sample_rate ({self.sample_rate} Hz)")
+        return self
+
+    @property
+    def test_window(self) -> tuple[float, float]:
+        """`(tmin, tmax)` of test segments, seconds."""
+        return (self.tmin if self.test.tmin is None else self.test.tmin,
+                self.tmax if self.test.tmax is None else self.test.tmax)
+
+
+class Scaler(_Section):
+    per_channel: bool
+    n_samples_per_recording: Count
+    n_samples_features: Count
+
+
+class Norm(_Section):
+    max_scale: Positive
+    clip: bool
+    exclude_empty_features: bool
+    scaler: Scaler
+
+
+class Task(_Section):
+    type: Literal["decode", "linear_decode", "linear_encode"]
+    offset_meg_ms: NonNegative
+    lowpass: NonNegative
+    mask_loss: bool
+
+
+class LinearAlphas(_Section):
+    low: float
+    high: float
+    n: Count
+
+
+class Linear(_Section):
+    alphas: LinearAlphas
+    cv: int | str
+    alpha_per_target: bool
+    tmin: float | None
+    tmax: float | None
+    brain_bins: Count | None
+    feature_tmin: float | None
+    feature_tmax: float | None
+    bins: Count | None
+    global_scale: bool
+    metric: Literal["cosine", "correlation"] | None
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Linear":
+        if self.cv != "loo" and (isinstance(self.cv, str) or self.cv < 2):
+            raise ValueError(f"cv={self.cv!r}: expected loo, or a number of folds of at least 2")
+        if self.alphas.low > self.alphas.high or (self.alphas.n == 1) != (self.alphas.low == self.alphas.high):
+            raise ValueError(f"alphas are {self.alphas.n} powers of ten from {self.alphas.low:g} to "
+                             f"{self.alphas.high:g}: expected low < high and n ≥ 2, or low = high and n = 1")
+        return self
+
+    def part(self, what: Literal["brain", "feature"], segment: tuple[float, float], rate: int, offset: int
+             ) -> tuple[int, int, int]:
+        """First sample, the one after the last, and number of bins, of what is used of a `segment` (s)."""
+        brain = what == "brain"
+        tmin, tmax = (self.tmin, self.tmax) if brain else (self.feature_tmin, self.feature_tmax)
+        names = "tmin, tmax" if brain else "feature_tmin, feature_tmax"
+        origin = round(segment[0] * rate)
+        length = round(segment[1] * rate) - origin + 1 - offset
+        first = 0 if tmin is None else round(tmin * rate) - origin
+        stop = length if tmax is None else round(tmax * rate) - origin
+        if not 0 <= first < stop <= length:
+            raise ValueError(f"linear.{names}=[{tmin}, {tmax}) s is not inside segments of [{segment[0]:g}, "
+                             f"{segment[1]:g}] s: it gives samples [{first}, {stop}) of {length}")
+        key, bins = ("brain_bins", self.brain_bins) if brain else ("bins", self.bins)
+        if bins is not None and (stop - first) % bins:
+            raise ValueError(f"linear.{key}={bins} does not divide the {stop - first} samples of linear.{names}: "
+                             "change either")
+        return first, stop, bins or stop - first
+
+
+class Wandb(_Section):
+    use_wandb: bool
+    project: str
+    group: str | None
+    mode: Literal["online", "offline"]
+
+
+class Config(_Section):
+    seed: Index
+    dummy: str | int | float | None
+    device: str
+    resident: bool
+    num_workers: Index
+    num_prints: Count
+    verbose: Annotated[int, Field(ge=0, le=1)]
+    show: Annotated[int, Field(ge=0, le=1)]
+    tensorboard: bool
+    wandb: Wandb
+    continue_sig: str | None
+    continue_best: bool
+    download_only: bool
+    early_stop_patience: Index
+    eval_every: Count
+    override_n_subjects_model: Count | None
+    cache: str
+    features_models: str
+    model_name: Literal["simpleconv", "convrnn"]
+    simpleconv: dict[str, Any]
+    convrnn: dict[str, Any]
+    feature_model_name: str | None
+    feature_model_params: dict[str, Any]
+    selections: dict[str, dict[str, Any]]
+    study_paths: dict[str, str]
+    optim: Optim
+    clip: Clip
+    test: Test
+    dset: Dset
+    norm: Norm
+    task: Task
+    linear: Linear
+    slurm: dict[str, Any]
+    dora: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Config":
+        for name in self.dset.selections:
+            if name not in self.selections:
+                raise ValueError(f"dset.selections: unknown selection {name!r}; known: {', '.join(self.selections)}"
+                                 + nearest(name, self.selections))
+            if "study" not in self.selections[name]:
+                raise ValueError(f"selections.{name} has no key `study`")
+        window = self.dset.tmax - self.dset.tmin
+        if self.task.offset_meg_ms / 1000 >= window:
+            raise ValueError(f"task.offset_meg_ms ({self.task.offset_meg_ms} ms) leaves nothing of a window "
+                             f"of {window:g} s")
+        if self.clip.linear is not None and self.optim.loss != "clip":
+            raise ValueError(f"clip.linear={self.clip.linear} is a projection that only optim.loss=clip trains, not "
+                             f"{self.optim.loss}")
+        for key in ("negatives", "negative_pool_size"):
+            if getattr(self.optim, key) is not None and self.optim.loss != "clip":
+                raise ValueError(f"optim.{key}: only optim.loss=clip compares with negatives, not {self.optim.loss}")
+        if self.clip.dedupe and self.optim.loss != "clip":
+            raise ValueError(f"clip.dedupe needs optim.loss=clip, not {self.optim.loss}")
+        if self.optim.negative_pool_size is not None and self.optim.negative_pool_size < (self.optim.negatives or 1):
+            raise ValueError(f"optim.negative_pool_size={self.optim.negative_pool_size} must be at least "
+                             f"optim.negatives={self.optim.negatives}")
+        if self.optim.use_weighting and self.optim.loss != "regression_classification":
+            raise ValueError("optim.use_weighting weighs classes: it needs optim.loss=regression_classification, not "
+                             f"{self.optim.loss}")
+        if 2 * self.task.lowpass >= self.dset.sample_rate:
+            raise ValueError(f"task.lowpass ({self.task.lowpass} Hz) must be below half of dset.sample_rate "
+                             f"({self.dset.sample_rate} Hz)")
+        if self.feature_model_name is not None and self.optim.loss != "clip":
+            raise ValueError(f"feature_model_name={self.feature_model_name} learns the target, so optim.loss must be "
+                             f"clip, not {self.optim.loss}: any other loss is won by a constant")
+        if self.task.type.startswith("linear"):
+            self._linear()
+        return self
+
+    def _linear(self) -> None:
+        task = f"task.type={self.task.type}"
+        if not self.dset.features:
+            raise ValueError(f"{task} needs features: dset.features is empty")
+        for key, used in [("feature_model_name", self.feature_model_name), ("task.mask_loss", self.task.mask_loss),
+                          ("task.lowpass", self.task.lowpass), ("continue_sig", self.continue_sig)]:
+            if used:
+                raise ValueError(f"{task} has no use for {key}={used}")
+        rate, window, what = self.dset.sample_rate, (self.dset.tmin, self.dset.tmax), ("brain", "feature")
+        offset = int(self.task.offset_meg_ms / 1000 * rate)
+        train, test = ([stop - first for first, stop, _ in (self.linear.part(x, seconds, rate, offset) for x in what)]
+                       for seconds in (window, self.dset.test_window))
+        if train != test:
+            raise ValueError(f"{task} uses {train} samples of brain and features in training, but {test} in the test: "
+                             "set linear.tmin, tmax, feature_tmin and feature_tmax to what both windows hold")
