@@ -281,7 +281,8 @@ class Config(_Section):
                           ("task.lowpass", self.task.lowpass), ("continue_sig", self.continue_sig)]:
             if used:
                 raise ValueError(f"{task} has no use for {key}={used}")
-        rate, window, what = self.dset.sample_rate, (self.dset.tmin, self.dset.tmax), ("brain", "feature")
+        rate, window = self.dset.sample_rate, (self.dset.tmin, self.dset.tmax)
+        what: tuple[Literal["brain", "feature"], ...] = ("brain", "feature")
         offset = int(self.task.offset_meg_ms / 1000 * rate)
         train, test = ([stop - first for first, stop, _ in (self.linear.part(x, seconds, rate, offset) for x in what)]
                        for seconds in (window, self.dset.test_window))

@@ -50,15 +50,7 @@ class DecodeSolver(Solver):
         self.build_model()
         if cfg.show:
             return
-        dset = data.dataset("train")
-        rate = round(data.spec.sample_rate)
-        baseline = 1 - round(cfg.dset.tmin * rate) if cfg.dset.apply_baseline else 0
-        scaler = cfg.norm.scaler
-        # a resumed run overwrites these with the checkpoint's
-        scalers = fit_scalers(dset, data.ids("train"), baseline, cfg.dset.event_mask, scaler.per_channel,
-                              scaler.n_samples_per_recording, scaler.n_samples_features, cfg.seed)
-        offset = int(cfg.task.offset_meg_ms / 1000 * rate)
-        self.finish = Finish(scalers, baseline, cfg.norm.max_scale if cfg.norm.clip else None, offset).to(self.device)
+        self.finish = self.make_finish()
         pin = self.device.type == "cuda"
         seeds = {"train": cfg.seed, "valid": cfg.seed if cfg.optim.max_batches else None}
         self.samplers = {split: EpochSampler(data.ids(split), cfg.optim.batch_size, seed, cfg.optim.max_batches,
@@ -68,8 +60,19 @@ class DecodeSolver(Solver):
         self.loaders = {split: make_loader(self.dataset(split), sampler, workers, pin and not cfg.resident)
                         for split, sampler in self.samplers.items()}
         if cfg.optim.use_weighting and isinstance(self.loss, RegressionClassificationLoss):
-            counts = class_counts(dset, data.ids("train"), cfg.dset.event_mask, scaler.n_samples_features, cfg.seed)
+            counts = class_counts(data.dataset("train"), data.ids("train"), cfg.dset.event_mask,
+                                  cfg.norm.scaler.n_samples_features, cfg.seed)
             self.loss.set_class_weights({name: class_weights(n) for name, n in counts.items()})
+
+    def make_finish(self) -> Finish:
+        """Scaling and the rest of what makes a batch ready; a resumed run takes the checkpoint's scalers instead."""
+        cfg, rate = self.cfg, round(self.data.spec.sample_rate)
+        baseline = 1 - round(cfg.dset.tmin * rate) if cfg.dset.apply_baseline else 0
+        scaler = cfg.norm.scaler
+        scalers = fit_scalers(self.data.dataset("train"), self.data.ids("train"), baseline, cfg.dset.event_mask,
+                              scaler.per_channel, scaler.n_samples_per_recording, scaler.n_samples_features, cfg.seed)
+        return Finish(scalers, baseline, cfg.norm.max_scale if cfg.norm.clip else None,
+                      int(cfg.task.offset_meg_ms / 1000 * rate)).to(self.device)
 
     def dataset(self, split: str) -> SegmentDataset:
         """What gathers the segments of a split, on the device itself if `resident=true`."""
@@ -281,7 +284,8 @@ class DecodeSolver(Solver):
         table = self.data.segments.iloc[ids]
         candidates = table.drop_duplicates("candidate")
         self.scorer.eval()
-        word, _ = pd.factorize(candidates["word"].str.lower())
+        # of stimuli without words there is no word metric
+        word = pd.factorize(candidates["word"].str.lower())[0] if candidates["word"].any() else None
         own = slice(distrib.rank(), None, distrib.world_size())
         part = retrieval(
             self.estimates(ids[own]), self.targets(candidates.index.to_numpy()), candidates["candidate"].to_numpy(),

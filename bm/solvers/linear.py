@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bm.batch import Batch
 from bm.data.assemble import assemble
-from bm.data.loader import EpochSampler, Finish, fit_scalers, make_loader
+from bm.data.loader import EpochSampler, Finish, make_loader
 from bm.data.scaling import BrainScaler, Scalers
 from bm.linear import RidgeCV, folds
 from bm.losses import ClipLoss
@@ -62,21 +62,15 @@ class LinearSolver(DecodeSolver):
         logger.info("%s: %d values of brain, %d of features, %d penalties, on %s", cfg.task.type, *sizes.values(), n,
                     self.device)
         if not cfg.show:
-            self.finish = self._finish(rate, offset)
+            self.finish = self.make_finish()
 
-    def _finish(self, rate: int, offset: int) -> Finish:
-        cfg, data = self.cfg, self.data
-        baseline = 1 - round(cfg.dset.tmin * rate) if cfg.dset.apply_baseline else 0
-        scaler = cfg.norm.scaler
-        scalers = fit_scalers(data.dataset("train"), data.ids("train"), baseline, cfg.dset.event_mask,
-                              scaler.per_channel, scaler.n_samples_per_recording, scaler.n_samples_features, cfg.seed)
-        clip = cfg.norm.max_scale if cfg.norm.clip else None
-        if cfg.linear.global_scale:
-            brain = scalers.brain
-            scalers = Scalers(BrainScaler(torch.zeros_like(brain.center), torch.ones_like(brain.scale)),
-                              scalers.features)
-            clip = None
-        return Finish(scalers, baseline, clip, offset).to(self.device)
+    def make_finish(self) -> Finish:
+        finish = super().make_finish()
+        if self.cfg.linear.global_scale:  # scaled by `_fit_scales`
+            brain = finish.scalers.brain
+            finish.scalers.brain = BrainScaler(torch.zeros_like(brain.center), torch.ones_like(brain.scale))
+            finish.max_scale = None
+        return finish
 
     def rows(self, raw: Batch, split: str, reject: bool = False) -> tuple[Tensor, Tensor, Batch]:
         """Brain `(B, C, bins)` and features `(B, D, bins)` of a batch, not yet centred; and the finished batch."""
