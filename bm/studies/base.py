@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
+from bm.studies.facts import Facts
+
 #: Columns of `Signal.channels`, one row per channel: name, type ("mag", "grad", "eeg"…), unit ("T", "V"…), x, y, z in
 #: metres (head frame, NaN if unknown), layout_x, layout_y in [0, 1] (NaN if unknown), region ("" if unknown), bad.
 CHANNEL_COLUMNS = ["name", "type", "unit", "x", "y", "z", "layout_x", "layout_y", "region", "bad"]
@@ -78,6 +80,14 @@ class Recording(ABC):
         """The files whose content decides what `events` returns; none: its result is not kept."""
         return []
 
+    def signal_options(self) -> dict[str, Any]:
+        """Plain data that, with `source_files`, decides what `signal` returns: options of the selection."""
+        return {}
+
+    def event_options(self) -> dict[str, Any]:
+        """Plain data that, with `event_files`, decides what `events` returns: options of the selection."""
+        return {}
+
     @property
     def name(self) -> str:
         """`study/uid`, unique in an XP."""
@@ -91,12 +101,14 @@ class Study(ABC):
     """A dataset: lists recordings. Register with `@register_study`; `conf/selections/*.yaml` name it with arguments.
 
     Class attributes: `name` (lower-case key), `blocks` (which events start a block: "sentence", "sound" or
-    "sentence_or_sound"), `merge_blocks` (whether short blocks may be merged up to `dset.min_block_duration`).
+    "sentence_or_sound"), `merge_blocks` (whether short blocks may be merged up to `dset.min_block_duration`), `facts`
+    (its fact sheet).
     """
 
     name: ClassVar[str]
     blocks: ClassVar[Literal["sentence", "sound", "sentence_or_sound"]] = "sentence"
     merge_blocks: ClassVar[bool] = True
+    facts: ClassVar[Facts | None] = None
 
     def __init__(self, path: Path | None, **selection: Any) -> None:
         self.path = path
