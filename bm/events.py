@@ -180,7 +180,8 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
     """The blocks of one recording: the smallest spans that go to one split as a whole.
 
     A block starts at each first word of a sequence ("sentence"), each sound ("sound"), or each sound and each visual
-    first word ("sentence_or_sound"); it ends where the next starts, the last one with the recording.
+    first word ("sentence_or_sound"); it ends where the next starts, the last one with the recording; or earlier, at
+    `until` (s) of the event that starts it, where a study has that column.
 
     Args:
         events: checked events.
@@ -200,13 +201,21 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
                     "sentence_or_sound": (kind == "sound") | (first_word & (events["modality"] == "visual").to_numpy())}
     openers = np.flatnonzero(starts_block[rule])
     if len(openers) == 0:
+        names = "special (" + events.get("name", events["kind"]).astype(str) + ")"
+        kinds = events["kind"].where(kind != "special", names)
+        found = ", ".join(f"{n} {name}" for name, n in kinds.value_counts().head(8).items()) or "none"
         raise EventsError(f"{where}: no event starts a block by the rule {rule!r}; expected "
-                          "words with word_index 0 (sentence) or sounds (sound)")
+                          f"words with word_index 0 (sentence) or sounds (sound), but its events are: {found}. What is "
+                          "decoded is what was heard or read: tell which events are words or sounds (for study bids, "
+                          "with the selection's keys `kinds`, `columns` and `sounds`; or `blocks: sound` where there "
+                          "are sounds but no words)")
     event_start, event_duration = events["start"].to_numpy(), events["duration"].to_numpy()
     start = event_start[openers]
     _fail(where, events, openers[1:][np.diff(start) <= 0], "start", "a later start than the block before it",
           "blocks may not overlap: check word_index and the order of the events")
     stop = np.r_[start[1:], max(duration, start[-1])]
+    if "until" in events:  # what follows was left out by the selection, and is no silence
+        stop = np.fmin(stop, events["until"].to_numpy(float)[openers])
     # members of a block lie wholly inside it; the last block has no end for this purpose
     member_of = np.searchsorted(start, event_start, side="right") - 1
     limit = np.r_[start[1:], np.inf]

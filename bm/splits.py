@@ -171,6 +171,8 @@ def _lay(plan: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[float]) -
     sounds = sounds.sort_values(["recording", "start"], kind="stable").reset_index(drop=True)
     following = sounds.groupby("recording")["start"].shift(-1)
     sounds["next"] = following.fillna(sounds["recording"].map(dict(enumerate(durations))))
+    if "until" in sounds:  # see `events.make_blocks`
+        sounds["next"] = np.fmin(sounds["next"], sounds["until"])
     pairs = sounds.merge(plan, on="stimulus", suffixes=("_sound", ""))
     low = np.maximum(pairs["start"], pairs["offset"])
     high = np.minimum(pairs["stop"], pairs["offset"] + pairs["duration"])

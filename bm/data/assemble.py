@@ -16,7 +16,7 @@ from bm.data.prepare import Prepared, filter_length, prepare_all, read_events
 from bm.data.segments import Window, segment_table
 from bm.data.tracks import Bank, build_bank, build_event_bank, word_mask
 from bm.events import check_events, make_blocks, sounds_of
-from bm.features import EventFeature, SoundFeature, build_feature
+from bm.features import EventFeature, FeatureContext, SoundFeature, build_feature
 from bm.splits import SPLITS, SplitRule, hold_out_subjects, plan_blocks
 from bm.store import Store
 from bm.studies.base import STUDIES, Recording, Study
@@ -103,10 +103,15 @@ def list_recordings(studies: list[Study], dset: Dset) -> tuple[list[Recording], 
     return [recording for recording, _ in chosen], [study for _, study in chosen]
 
 
+def _purge_seconds(dset: Dset) -> float:
+    """What is trimmed where two splits touch."""
+    return filter_length(dset.sample_rate, dset.highpass) if dset.purge is None else dset.purge
+
+
 def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.DataFrame], sounds: pd.DataFrame,
           durations: list[float], dset: Dset) -> pd.DataFrame:
     """Blocks and splits, study by study (each has its own rule)."""
-    purge = filter_length(dset.sample_rate, dset.highpass) if dset.purge is None else dset.purge
+    purge = _purge_seconds(dset)
     rule = SplitRule(dset.test_ratio, dset.valid_ratio, dset.remove_ratio, dset.split_assign_seed,
                      dset.min_block_duration, dset.min_n_blocks_per_split, purge, dset.fold, dset.n_folds,
                      dset.split_by)
@@ -168,7 +173,8 @@ def assemble(cfg: Config, root: Path) -> Data:
     files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
     banks = []
     for name in dset.features:
-        feature = build_feature(name, dset.features_params.get(name, {}))
+        feature = build_feature(name, dset.features_params.get(name, {}),
+                                FeatureContext(root / cfg.features_models, cfg.device))
         if isinstance(feature, EventFeature):
             banks.append(build_event_bank(feature, events, blocks, lengths, dset.sample_rate, store))
         elif isinstance(feature, SoundFeature):
@@ -193,7 +199,23 @@ def _check_sizes(segments: pd.DataFrame, blocks: pd.DataFrame, recordings: list[
         logger.info("%-5s: %6d segments, %5d different, %3d recordings, %3d blocks, %.1f min", split, len(own),
                     own["candidate"].nunique(), own["recording"].nunique(), (blocks["split"] == split).sum(), minutes)
         if len(own) == 0 and not dset.allow_empty_split:
+            n = int((blocks["split"] == split).sum())
+            cure = ("a shorter window, other ratios or a larger dset.min_block_duration" if n else
+                    "other ratios, a smaller dset.min_block_duration (so more blocks) or another "
+                    "dset.split_assign_seed (chance decides where a block goes)")
             raise ValueError(
-                f"split {split!r} is empty: {len(recordings)} recordings, {(blocks['split'] == split).sum()} blocks of "
-                f"it, none holds a whole window of {dset.tmax - dset.tmin:g} s. Use more data, a shorter window, other "
-                "ratios or a larger dset.min_block_duration; or dset.allow_empty_split=true")
+                f"split {split!r} is empty: {len(recordings)} recordings, {n} blocks of it, none holds a whole window "
+                f"of {dset.tmax - dset.tmin:g} s. Use more data, {cure}; or dset.allow_empty_split=true"
+                f"{'' if split == 'test' else _purge_advice(dset)}")
+
+
+def _purge_advice(dset: Dset) -> str:
+    """What the trimming has to do with an empty split, where it is long."""
+    purge = _purge_seconds(dset)
+    if purge < dset.min_block_duration / 4:
+        return ""
+    why = f"half the length of the filter of dset.highpass={dset.highpass:g}" if dset.purge is None else "dset.purge"
+    return (f". Note that {purge:.3g} s ({why}) are trimmed from train and valid wherever they touch another split, "
+            f"beside blocks of about {dset.min_block_duration:g} s: larger blocks (dset.min_block_duration="
+            f"{max(4 * purge, 2 * dset.min_block_duration):.0f}), a higher dset.highpass or none, or a smaller "
+            "dset.purge (what the filter spreads over the border is then in both splits) leave more")

@@ -1,5 +1,6 @@
 """Where recordings come from. Importing this package registers every study."""
-from bm.studies import simulated
+from bm.studies import bids, brennan2019, broderick2019, gwilliams2022, natsounds, schoffelen2019, simulated
 from bm.studies.base import STUDIES, Recording, Signal, Study
 
-__all__ = ["STUDIES", "Recording", "Signal", "Study", "simulated"]
+__all__ = ["STUDIES", "Recording", "Signal", "Study", "bids", "brennan2019", "broderick2019", "gwilliams2022",
+           "natsounds", "schoffelen2019", "simulated"]

@@ -42,8 +42,8 @@ MAX_WORD = 1.0
 
 
 def read_events_tsv(path: Path, stimuli: Sequence[Path] = (), *, language: str = "en", modality: str = "audio",
-                    kinds: Mapping[str, str] | None = None, max_gap: float = 1.0,
-                    sounds_required: bool = True) -> pd.DataFrame:
+                    kinds: Mapping[str, str] | None = None, max_gap: float = 1.0, sounds_required: bool = True,
+                    columns: Mapping[str, str] | None = None, sounds: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The events of one recording, in seconds from its first stored sample, sorted by (start, rank of the kind).
 
     Args:
@@ -54,6 +54,8 @@ def read_events_tsv(path: Path, stimuli: Sequence[Path] = (), *, language: str =
         kinds: more trial types (lower case) → kinds, over `KIND_MAP`.
         max_gap: s without a word that end a sequence, where the file tells nothing of sequences.
         sounds_required: a sound without a file is an error; if False it becomes a `special` event.
+        columns: our name of a column → the file's, over `ALIASES`.
+        sounds: more trial types (lower case) → the sound file that each stands for.
 
     Returns:
         A table with the columns `COLUMNS` and then those of the file that have no meaning here. `filepath` is absolute
@@ -63,12 +65,24 @@ def read_events_tsv(path: Path, stimuli: Sequence[Path] = (), *, language: str =
         ValueError: a fault in the table; the message names file and line, what was got and what was expected.
         FileNotFoundError: the table, or a sound file it names.
     """
-    kind_map = {**KIND_MAP, **(kinds or {})}
+    return events_of_cells(read_tsv(path), path, stimuli, language=language, modality=modality, kinds=kinds,
+                           max_gap=max_gap, sounds_required=sounds_required, columns=columns, sounds=sounds)
+
+
+def events_of_cells(table: pd.DataFrame, path: Path, stimuli: Sequence[Path] = (), *, language: str = "en",
+                    modality: str = "audio", kinds: Mapping[str, str] | None = None, max_gap: float = 1.0,
+                    sounds_required: bool = True, columns: Mapping[str, str] | None = None,
+                    sounds: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """As `read_events_tsv`, from cells (text, or NaN) whose index is the line in the file; `path` names it."""
+    kind_map = {**KIND_MAP, **(kinds or {}), **dict.fromkeys(sounds or {}, "sound")}
     unknown = sorted(set(kind_map.values()) - set(KINDS) - {"sentence"})
     if unknown:
         raise ValueError(f"unknown kinds {unknown} in `kinds`, expected some of {sorted(set(KINDS) | {'sentence'})}")
-    table = _expand(_rename(_parse(path)), path)
+    table = _expand(_rename(table, columns or {}, path), path)
     table = _drop_rows(table, path)
+    if sounds:
+        file = table["trial_type"].map(lambda text: sounds.get(str(text).strip().lower(), np.nan))
+        table["stim_file"] = table["stim_file"].fillna(file) if "stim_file" in table else file
     table = _set_kinds(table, path, kind_map, sounds_required)
     table["filepath"] = _find_sounds(table, path, [*stimuli, path.parent])
     table = table.sort_values("start", kind="stable")
@@ -88,8 +102,12 @@ def _fail(path: Path, line: Any, message: str) -> NoReturn:
     raise ValueError(f"{path}, line {line}: {message}")
 
 
-def _parse(path: Path) -> pd.DataFrame:
-    """All cells as text or NaN; the index is the line in the file, from 1."""
+def read_tsv(path: Path) -> pd.DataFrame:
+    """All cells as text or NaN ("n/a" and empty ones); the index is the line in the file, from 1.
+
+    Raises:
+        ValueError: what is no table of cells between tabs under different headings; the message names file and line.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # drops a byte-order mark; all line ends become \n
     except UnicodeDecodeError as error:
@@ -122,7 +140,15 @@ def _alias(names: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _rename(table: pd.DataFrame) -> pd.DataFrame:
+def _rename(table: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.DataFrame:
+    """Our names for the columns: those the user gave, else the aliases."""
+    missing = [theirs for theirs in columns.values() if theirs not in table]
+    if missing:
+        raise ValueError(f"{path}: no column {missing[0]!r}, which `columns` names; it has {list(table.columns)}")
+    given = {theirs: ours for ours, theirs in columns.items()}
+    # what another column replaces is kept under another name
+    hidden = {ours: f"file_{ours}" for ours in columns if ours in table and ours not in given}
+    table = table.rename(columns=hidden | given)
     return table.rename(columns=_alias(list(table.columns)))
 
 
