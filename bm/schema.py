@@ -59,6 +59,7 @@ class Test(_Section):
     wer_random: bool
     wer_study: str | None
     n_boot: Count
+    n_permutations: Index
 
 
 class TestSegments(_Section):

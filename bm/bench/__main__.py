@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-NAMES = ["loader", "startup", "cold"]
+NAMES = ["loader", "startup", "cold", "linear", "decoder", "features"]
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
 """Half of each ratio that the data path was asked for, on a busy machine."""
+from bm.bench.decoder import compare_attention, compare_retrieval, compare_step
 from bm.bench.loader import run as loader
 from bm.bench.startup import run as startup
 
@@ -8,3 +9,11 @@ def test_loader_and_start_up_are_fast():
     assert rows["gather"].ratio > 0.35 and rows["full batch"].ratio > 0.35
     assert rows["mne.Epochs"].ratio > 5
     assert rows["start-up cold"].ratio > 0.5 and rows["start-up warm"].ratio > 0.5
+
+
+def test_the_decoder_is_fast():
+    """Half of what the full sizes are asked for, at small ones."""
+    assert compare_step(8, 120, hidden=64, repeats=3).ratio > 0.5
+    assert next(compare_attention(64, repeats=3)).ratio > 2.5
+    speed, memory = compare_retrieval(1000, (120, 100), repeats=3)
+    assert speed.ratio > 0.5 / 1.5 and memory.ratio > 1

@@ -37,12 +37,16 @@ class Retrieval:
             values: it then has the last rank and no credit); with words, `word_top{k}` (probability that a candidate
             with the right word is among the k best), `vocab_top{k}` (same for words ranked by the sum of their
             candidates' probabilities) and `word_probability` (that sum).
+        own, best: `(N,)` the candidate of each estimate and `(N, K)` its K = max(ks) best ones, best first, as places
+            among the sorted ids; −1 throughout `best` where failed. All that chance levels need (`stats.py`).
         n_candidates: number of distinct candidates V.
         description: what the candidates are, for a report.
     """
 
     segment: np.ndarray
     values: dict[str, np.ndarray]
+    own: np.ndarray
+    best: np.ndarray
     n_candidates: int
     description: str = ""
     ks: tuple[int, ...] = field(default=(1, 5, 10))
@@ -60,7 +64,8 @@ class Retrieval:
                              + "; ".join(f"{part.n_candidates} {part.description}" for part in parts))
         segment, first = np.unique(np.concatenate([part.segment for part in parts]), return_index=True)
         values = {name: np.concatenate([part.values[name] for part in parts])[first] for name in parts[0].values}
-        return cls(segment, values, parts[0].n_candidates, parts[0].description, parts[0].ks)
+        own, best = (np.concatenate([getattr(part, name) for part in parts])[first] for name in ("own", "best"))
+        return cls(segment, values, own, best, parts[0].n_candidates, parts[0].description, parts[0].ks)
 
     def chance(self, k: int) -> float:
         """Top-k accuracy of a guess: k / V."""
@@ -272,7 +277,9 @@ def retrieval(estimates: Estimates, candidates: Array, candidate_ids: Array, tru
     words = None
     if candidate_words is not None:
         words = _Words(np.asarray(candidate_words)[index], ids, word_k, negatives, seed)
+    place = np.argsort(np.argsort(ids))
     parts: list[dict[str, np.ndarray]] = []
+    best: list[np.ndarray] = []
     done = 0
     blocks = score_blocks(estimates, candidates, index, loss=loss, max_bytes=max_bytes, device=device)
     for scores, tie in blocks:
@@ -284,6 +291,8 @@ def retrieval(estimates: Estimates, candidates: Array, candidate_ids: Array, tru
         score = scores.gather(1, own[:, None])
         greater, not_less = (scores > score + tie).sum(dim=1), (scores >= score - tie).sum(dim=1)
         values = _rank_values(greater, not_less - greater, failed, len(ids), ks)
+        top = scores.topk(min(max(ks), len(ids)), dim=1).indices.cpu().numpy()
+        best.append(np.where(failed.cpu().numpy()[:, None], -1, place[top]))
         if words is not None:
             values |= words.values(scores, tie, own, failed)
         parts.append(values)
@@ -295,7 +304,8 @@ def retrieval(estimates: Estimates, candidates: Array, candidate_ids: Array, tru
     if len(np.unique(names)) != done:
         raise ValueError(f"segment must be {done} distinct ids, got {len(np.unique(names))} out of {len(names)}")
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Retrieval.merge([Retrieval(names, merged, len(ids), description, tuple(ks))])
+    return Retrieval.merge([Retrieval(names, merged, place[true], np.concatenate(best), len(ids), description,
+                                      tuple(ks))])
 
 
 def _rank_values(greater: Tensor, ties: Tensor, failed: Tensor, total: int, ks: Sequence[int]) -> dict[str, np.ndarray]:

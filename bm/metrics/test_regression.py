@@ -43,3 +43,16 @@ def test_what_is_masked_does_not_count():
 def test_nothing_seen():
     with pytest.raises(ValueError, match="no batch"):
         FeatureScores(FEATURES).summary()
+
+
+def test_a_feature_after_classes():
+    """Q42: two logits and one label come before it: its rows in the estimate are not those in the target."""
+    generator = torch.Generator().manual_seed(0)
+    values, label = torch.randn(20, 3, 6, generator=generator), torch.randint(2, (20, 1, 6), generator=generator)
+    estimate = torch.cat([torch.cat([1.0 - label, label.float()], 1), values], 1)
+    scores = FeatureScores(FEATURES[::-1])
+    scores.update(estimate, torch.cat([label.float(), values], 1), torch.ones(20, 1, 6, dtype=torch.bool),
+                  torch.zeros(20, dtype=torch.int64))
+    found = scores.summary()
+    assert found["l2_Mel"] == 0 and found["acc_Voice"] == 1
+    assert found["corr_Mel"] == pytest.approx(1) and found["r2_Mel"] == pytest.approx(1)

@@ -68,6 +68,7 @@ def test_same_for_any_batches_memory_and_shards():
                                    segment=np.arange(700)[i::3], **options) for i in range(3)])]
     for other in versions:
         assert np.array_equal(base.segment, other.segment)
+        assert np.array_equal(base.own, other.own) and np.array_equal(base.best, other.best)
         for name, values in base.values.items():
             assert np.allclose(values, other.values[name], rtol=1e-5, atol=1e-6), name
             if name.startswith(("rank", "top")):
@@ -147,6 +148,34 @@ def test_words(negatives):
     summary = result.summary()
     assert summary["wer"] == pytest.approx(1 - result.values["word_top3"].mean())
     assert summary["soft_wer"] == pytest.approx(1 - result.values["word_probability"].mean())
+
+
+def test_best_are_in_order_of_score():
+    """As places among the sorted ids, whatever the order of the candidates."""
+    estimates, candidates, true = data(20, 15)
+    estimates[2] = np.nan
+    ids = np.random.default_rng(1).permutation(1000)[:15]
+    result = retrieval(estimates, candidates, ids, ids[true], ks=(1, 4))
+    order = np.argsort(ids)
+    scores = torch.cat([s for s, _ in score_blocks(estimates, candidates)])[:, order].numpy()
+    assert np.array_equal(np.sort(ids)[result.own], ids[true]) and (result.best[2] == -1).all()
+    rest = np.arange(20) != 2
+    assert np.array_equal(result.best[rest], np.argsort(-scores[rest], axis=1)[:, :4])
+    assert retrieval(estimates, candidates, ids, ids[true], ks=(40,)).best.shape == (20, 15)
+
+
+@pytest.mark.parametrize("negatives", [None, 20])
+def test_words_change_nothing_they_are_given(negatives):
+    """Q50: neither estimates nor candidates nor words; none of the negatives is lost, and 0 is no way to say all."""
+    estimates, candidates, true = data(40, 30)
+    given = [estimates, candidates, np.arange(30) % 12]
+    before = [array.copy() for array in given]
+    once, twice = (retrieval(given[0], given[1], np.arange(30), true, candidate_words=given[2], negatives=negatives)
+                   for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(given, before, strict=True))
+    assert all(np.array_equal(once.values[name], twice.values[name]) for name in once.values)
+    with pytest.raises(ValueError, match="negatives must be positive, or null"):
+        retrieval(estimates, candidates, np.arange(30), true, candidate_words=given[2], negatives=0)
 
 
 def test_memory_mapped_arrays_and_loss(tmp_path):

@@ -20,7 +20,7 @@ from bm.data.resident import ResidentDataset
 from bm.losses import ClipLoss, NegativesPool, RegressionClassificationLoss, build_loss, class_weights
 from bm.metrics.regression import FeatureScores
 from bm.metrics.retrieval import Retrieval, retrieval
-from bm.metrics.stats import bootstrap_interval
+from bm.metrics.stats import bootstrap_interval, permutation_chance
 from bm.models import BrainModel, build_model
 from bm.models.blocks.subject import SubjectEmbedding, SubjectLayers
 from bm.models.penalties import spectral_penalty
@@ -321,6 +321,12 @@ class DecodeSolver(Solver):
             interval = bootstrap_interval(result.values[f"top{k}"], subject, table["block"],
                                           n_boot=self.cfg.test.n_boot, seed=self.cfg.seed)
             metrics |= {f"top{k}_low": interval.low, f"top{k}_high": interval.high}
+        if self.cfg.test.n_permutations:
+            null = permutation_chance(result, table["recording"], table["block"], table["time"],
+                                      n_permutations=self.cfg.test.n_permutations, seed=self.cfg.seed)
+            for k in self.cfg.test.topk:
+                low, high = null.interval(k)
+                metrics |= {f"top{k}_chance_low": low, f"top{k}_chance_high": high, f"top{k}_p": null.p_value(k)}
         if distrib.is_master():
             table.assign(segment=result.segment, subject=subject, **result.values).to_parquet(
                 self.folder / "test_segments.parquet")

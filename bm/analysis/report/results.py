@@ -41,7 +41,8 @@ def metric_rows(test: dict[str, Any], ideal: dict[str, float]) -> pd.DataFrame:
     """One row per metric: value, interval, chance, and the ideal observer where it was asked. Counts are no metrics."""
     rows = []
     for name, value in test.items():
-        if not isinstance(value, float) or name == "duration" or name.rpartition("_")[2] in ("low", "high", "chance"):
+        kind = name.rpartition("_")[2]
+        if not isinstance(value, float) or name == "duration" or kind in ("low", "high", "chance", "p"):
             continue
         label = name if name not in _LABELS else f"{_LABELS[name]} ({name})"
         if name.startswith("top"):
@@ -50,10 +51,13 @@ def metric_rows(test: dict[str, Any], ideal: dict[str, float]) -> pd.DataFrame:
                "95 % interval": "–", "chance": _show(name, _chance(name, test))}
         if f"{name}_low" in test:
             row["95 % interval"] = f"[{_show(name, test[f'{name}_low'])}, {_show(name, test[f'{name}_high'])}]"
+        if f"{name}_chance_low" in test:
+            row["chance"] += f" [{_show(name, test[f'{name}_chance_low'])}, {_show(name, test[f'{name}_chance_high'])}]"
+            row["p"] = f"{test[f'{name}_p']:.3g}"
         if ideal:
             row["ideal observer"] = _show(name, ideal.get(name))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("–")
 
 
 def metrics(xp: StoredXP) -> list[Part]:
@@ -70,7 +74,10 @@ def metrics(xp: StoredXP) -> list[Part]:
         caption += f"{test['n_nan']} estimates were not finite and count as failures. "
     if any(name.endswith("_low") for name in test):
         caption += (f"Intervals: bootstrap, {xp.get('test.n_boot')} draws of subjects (of subjects and of blocks of "
-                    f"stimulus where there are fewer than {MIN_SUBJECTS} subjects).")
+                    f"stimulus where there are fewer than {MIN_SUBJECTS} subjects). ")
+    if any(name.endswith("_chance_low") for name in test):
+        caption += (f"Chance [95 %] and p: {xp.get('test.n_permutations')} pairings of estimates and segments, "
+                    "permuted within each recording.")
     parts = [table("Metrics", metric_rows(test, xp.ideal), caption)]
     segments = xp.segments
     if segments is not None and "rank" in segments and test.get("n_candidates"):
