@@ -146,6 +146,9 @@ def assemble(cfg: Config, root: Path) -> Data:
     """
     dset = cfg.dset
     store = Store(root / cfg.cache)
+    # first of all: what is missing for a feature is said before hours of preparation
+    context = FeatureContext(root / cfg.features_models, cfg.device)
+    features = [build_feature(name, dset.features_params.get(name, {}), context) for name in dset.features]
     recordings, studies = list_recordings(build_studies(cfg, root), dset)
     prepared = prepare_all(recordings, store, dset.sample_rate, dset.highpass, cfg.num_workers)
     for recording, p in zip(recordings, prepared, strict=True):
@@ -172,9 +175,7 @@ def assemble(cfg: Config, root: Path) -> Data:
 
     files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
     banks = []
-    for name in dset.features:
-        feature = build_feature(name, dset.features_params.get(name, {}),
-                                FeatureContext(root / cfg.features_models, cfg.device))
+    for feature in features:
         if isinstance(feature, EventFeature):
             banks.append(build_event_bank(feature, events, blocks, lengths, dset.sample_rate, store))
         elif isinstance(feature, SoundFeature):

@@ -79,6 +79,7 @@ class MelSpectrum(SoundFeature):
         self.rate = in_sampling / (n_fft // 4)
         self.default = float(np.log10(log_scale_eps)) if use_log_scale else 0.0
         self.context_s = n_fft / 2 / in_sampling
+        self.shift_equivariant = not norm_audio
 
     def identity(self) -> dict[str, Any]:
         return {"feature": self.name, "version": 1, **self.params}

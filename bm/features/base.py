@@ -1,15 +1,31 @@
 """Contracts of features: vectors that describe the stimulus, at the feature's own rate or one per event.
 
 A feature is found by its class name (`dset.features`), with the keyword arguments under `dset.features_params.NAME`.
+Two of one class have names of their own: `dset.features=[early, late]`, `early: {feature: SpeechModel, layers: [1]}`.
 """
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from bm.config import nearest
+
+
+@dataclass(frozen=True)
+class FeatureContext:
+    """Where features are computed; none of it decides a value, so it enters neither a signature nor an identity.
+
+    `models`: the folder of the networks' weights (config key `features_models`); `device`: "auto" is cuda where there
+    is one. A feature whose constructor has an argument `context` is given it.
+    """
+
+    models: Path = Path("features_models")
+    device: str = "auto"
 
 
 class Feature(ABC):
@@ -28,11 +44,13 @@ class Feature(ABC):
     #: numbers per row, and the value where nothing is heard
     dim: int
     default: float
+    #: its name in this XP, where that is not its class's
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        """The registered name."""
-        return type(self).__name__
+        """Its name in the XP, by default the registered one."""
+        return self.label or type(self).__name__
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -43,10 +61,13 @@ class SoundFeature(Feature):
     """A track: rows at a rate of its own, computed from the samples of each chunk of sound alone.
 
     Attributes: `rate` in rows per second, `context_s` (seconds of sound beyond an instant that its row depends on; rows
-    near a chunk's edge see padding instead; infinite where a row depends on its whole chunk).
+    near a chunk's edge see padding instead; infinite where a row depends on its whole chunk), `shift_equivariant`
+    (whether sound that begins a whole number of rows later has the same rows, but for those within `context_s` of an
+    edge).
     """
 
     kind = "sound"
+    shift_equivariant: bool = False
     rate: float
     context_s: float
 
@@ -85,16 +106,25 @@ def register_feature(cls: type[Feature]) -> type[Feature]:
     return cls
 
 
-def build_feature(name: str, params: dict[str, Any]) -> Feature:
-    """The feature called `name`.
+def build_feature(name: str, params: dict[str, Any], context: FeatureContext | None = None) -> Feature:
+    """The feature called `name`, of the class `params["feature"]` if there is that, else of that name.
+
+    `context` is handed to those that take one.
 
     Raises:
         ValueError: unknown name or parameter, with the nearest known one.
     """
-    if name not in FEATURES:
-        raise ValueError(f"dset.features: unknown feature {name!r}; known: {', '.join(sorted(FEATURES))}"
-                         + nearest(name, FEATURES))
+    params = dict(params)
+    kind = params.pop("feature", name)
+    if kind not in FEATURES:
+        raise ValueError(f"dset.features: unknown feature {kind!r}; known: {', '.join(sorted(FEATURES))}"
+                         + nearest(kind, FEATURES))
+    if "context" in inspect.signature(FEATURES[kind]).parameters:
+        params["context"] = context or FeatureContext()
     try:
-        return FEATURES[name](**params)
+        feature = FEATURES[kind](**params)
     except TypeError as error:
         raise ValueError(f"dset.features_params.{name}: {error}") from error
+    if kind != name:
+        feature.label = name
+    return feature

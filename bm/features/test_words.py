@@ -86,3 +86,11 @@ def test_every_label_is_articulated():
 def test_how_sounds_are_made(label, notation, expected):
     row = values("Articulation", phonemes(label), notation=notation)[0]
     assert {name for name, value in zip(ARTICULATION, row, strict=True) if value} == expected
+
+
+def test_two_features_of_one_class():
+    short, long = (build_feature(name, {"feature": "WordPulse", "duration_ms": ms})
+                   for name, ms in [("short", 10), ("long", 100)])
+    assert (short.name, long.name) == ("short", "long") and short.pulse_s < long.pulse_s
+    with pytest.raises(ValueError, match="unknown feature 'WordPuls'.*did you mean 'WordPulse'"):
+        build_feature("short", {"feature": "WordPuls"})

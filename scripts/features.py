@@ -1,0 +1,152 @@
+"""Features: fetches the networks, fills the cache ahead, shows what a feature says.
+
+    python -m scripts.features fetch NAME [--to FOLDER]
+        a model of the Hugging Face hub (facebook/wav2vec2-large-xlsr-53) into the folder of `features_models`
+    python -m scripts.features compute [OVERRIDES …]
+        all data of that XP (dset.features=[Wav2VecTransformer] …), so that its start finds it in the cache
+    python -m scripts.features show SIG|FILE [--features A,B] [--start S] [--seconds S] [--out X.png]
+        a picture of features over time above words and phonemes: of an XP, as its model sees them in its first
+        recording; of a sound file, at their own rates (words and phonemes from the TextGrid beside it, if there is one)
+"""
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+_SETTINGS = ["*.json", "*.txt", "*.model"]
+
+
+def fetch(name: str, folder: Path) -> Path:
+    """Downloads a model's settings and weights (safetensors where there are any); returns its folder."""
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    from bm.features.model_files import WEIGHTS, find_model
+    target = folder / name.replace("/", "--")
+    try:
+        files = list_repo_files(name)
+        weights = next((p for p in WEIGHTS if any(Path(file).match(p) for file in files)), None)
+        if weights is None:
+            raise SystemExit(f"{name} has no weights ({' or '.join(WEIGHTS)}) on the Hugging Face hub")
+        snapshot_download(name, local_dir=target, allow_patterns=[*_SETTINGS, weights])
+    except Exception as error:  # of a library below huggingface_hub, which is another one in each version
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise SystemExit(f"cannot fetch {name!r} from the Hugging Face hub: {first.rstrip('.')}. Is the name right "
+                         f"(org/name), and the network there? A folder copied to {target} does as well") from error
+    return find_model(name, folder)
+
+
+def compute(argv: list[str]) -> None:
+    """Makes all data of the XP of these overrides, and says what its features are."""
+    from dora.git_save import to_absolute_path
+
+    from bm.config import check_config, to_plain
+    from bm.data.assemble import assemble
+    from bm.train import main as train
+    begin = time.monotonic()
+    cfg = check_config(to_plain(train.get_xp(argv).cfg))
+    data = assemble(cfg, Path(to_absolute_path(".")))
+    for bank in data.banks:
+        n, dim = bank.rows.shape
+        print(f"{bank.feature.name}: {n:,} rows of {dim} ({bank.rows.dtype}, {bank.rows.nbytes / 1e6:.1f} MB)")
+    print(f"{len(data.recordings)} recordings, {len(data.banks)} features: {time.monotonic() - begin:.1f} s")
+
+
+def show(what: str, names: list[str], start: float, seconds: float, out: Path) -> None:
+    """Writes the picture."""
+    from bm.analysis.plots.features import plot_features
+    tracks, events, start = (_of_file if Path(what).is_file() else _of_xp)(what, names, start, seconds)
+    stop = start + min(seconds, max(len(rows) / rate for _, rows, rate in tracks))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plot_features(tracks, events, start, stop).savefig(out)
+    print(f"{out}: {', '.join(name for name, _, _ in tracks)}, {start:g} to {stop:g} s")
+
+
+Tracks = tuple[list[tuple[str, np.ndarray, float]], pd.DataFrame, float]
+
+
+def _of_file(path: str, names: list[str], start: float, seconds: float) -> Tracks:
+    """Features of a sound file, with the parameters of the base config."""
+    import soundfile
+    from dora.git_save import to_absolute_path
+
+    from bm.config import check_config, to_plain
+    from bm.features import FeatureContext, SoundFeature, build_feature
+    from bm.features.audio import read_audio
+    from bm.train import main as train
+    cfg = check_config(to_plain(train.get_xp([]).cfg))
+    context = FeatureContext(Path(to_absolute_path(cfg.features_models)), cfg.device)
+    audio, rate = read_audio(path, start, min(start + seconds, soundfile.info(path).duration))
+    tracks = []
+    for name in names or cfg.dset.features:
+        feature = build_feature(name, cfg.dset.features_params.get(name, {}), context)
+        if not isinstance(feature, SoundFeature):
+            raise SystemExit(f"{name} describes {feature.kind} events, of which a sound file has none: show an XP")
+        tracks.append((name, feature.compute(audio, rate), feature.rate))
+    return tracks, _textgrid(Path(path).with_suffix(".TextGrid")), start
+
+
+def _textgrid(path: Path) -> pd.DataFrame:
+    """Words and phonemes of a TextGrid as events; none where there is no file."""
+    from bm.studies.textgrid import read_textgrid
+    tables = [pd.DataFrame(columns=["kind", "start", "duration", "word", "phoneme"])]
+    for name, tier in (read_textgrid(path) if path.is_file() else {}).items():
+        kind = "word" if "word" in name.lower() else "phoneme" if "phon" in name.lower() else ""
+        said = tier[tier["text"].str.strip() != ""]
+        if kind:
+            tables.append(pd.DataFrame({"kind": kind, "start": said["start"], "duration": said["stop"] - said["start"],
+                                        kind: said["text"]}))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def _of_xp(sig: str, names: list[str], start: float, seconds: float) -> Tracks:
+    """Features as an XP's model sees them, from `start` s after its first recording's first block."""
+    from dora.git_save import to_absolute_path
+
+    from bm.config import check_config
+    from bm.data.assemble import assemble
+    from bm.train import main as train
+    stored = train.get_xp_from_sig(sig).folder / "config.json"
+    if not stored.is_file():
+        raise SystemExit(f"{sig!r} is neither a file nor an XP that was started: no {stored}")
+    data = assemble(check_config(json.loads(stored.read_text())), Path(to_absolute_path(".")))
+    known = {bank.feature.name: bank for bank in data.banks}
+    unknown = set(names) - set(known)
+    if unknown or not known:
+        raise SystemExit(f"XP {sig} has the features {', '.join(known) or 'none'}, not {', '.join(sorted(unknown))}")
+    rate = data.spec.sample_rate
+    start += float(data.blocks.loc[data.blocks["recording"] == 0, "start"].min())
+    first, n = round(start * rate), round(seconds * rate)
+    tracks = [(name, known[name].rows[known[name].index[0][first:first + n]], rate) for name in names or known]
+    return tracks, data.events[0], start
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.features", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("fetch", help="download a model")
+    one.add_argument("name", help="org/name")
+    one.add_argument("--to", type=Path, default=Path("features_models"), help="folder (./features_models)")
+    one = commands.add_parser("compute", help="fill the cache ahead")
+    one.add_argument("overrides", nargs="*", help="of the config, as for dora run")
+    one = commands.add_parser("show", help="draw features over time")
+    one.add_argument("what", metavar="SIG|FILE")
+    one.add_argument("--features", default="", help="names, with commas between (those of the config)")
+    one.add_argument("--start", type=float, default=0.0, help="s")
+    one.add_argument("--seconds", type=float, default=10.0)
+    one.add_argument("--out", type=Path, default=Path("features.png"))
+    args = parser.parse_args(argv)
+    if args.command == "fetch":
+        print(fetch(args.name, args.to))
+    elif args.command == "compute":
+        compute(args.overrides)
+    else:
+        show(args.what, [name for name in args.features.split(",") if name], args.start, args.seconds, args.out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
