@@ -70,6 +70,7 @@ STUDY_EXAMPLES: dict[str, Make] = {
     "bids": _bids,
     "brennan2019": _twin("brennan2019"),
     "broderick2019": _twin("broderick2019"),
+    "eegmmidb": _twin("eegmmidb"),
     "gwilliams2022": _twin("gwilliams2022"),
     "natsounds": _natsounds,
     "schoffelen2019": _twin("schoffelen2019"),
@@ -94,6 +95,7 @@ FEATURE_EXAMPLES: dict[str, tuple] = {
     "SpeechModel": (_wav2vec, {"layers": [1]}),
     "Surprisal": (_text_model("gpt2"), {"random": True}),
     "TextModel": (_text_model("roberta"), {"layers": [0]}),
+    "Wav2VecChunk": ({}, {"normalized": False}),
     "Wav2VecConvolution": (_wav2vec, {"normalized": False}),
     "Wav2VecTransformer": (lambda folder, shared: {**_wav2vec(folder, shared), "layers": [1, 2]}, {"layers": [3]}),
     "WordEmbedding": (_pipeline, None, "spacy"),
@@ -169,7 +171,8 @@ def test_features_in_another_process(parameters):
     check_elsewhere(ready, tolerance=1e-3)
 
 
-@pytest.mark.parametrize("name", _ours(bm.models._MODELS))
+# wav2vec2 takes sound at a rate of its own: see bm/solvers/test_wav2vec2.py
+@pytest.mark.parametrize("name", [name for name in _ours(bm.models._MODELS) if name != "wav2vec2"])
 def test_model(name):
     options = example(MODEL_EXAMPLES, name, "model")
     spec = BatchSpec(6, 40, 100.0, -0.5, ("a", "b"), (FeatureSpec("mel", 4, 100.0),))

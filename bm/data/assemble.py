@@ -14,7 +14,7 @@ from bm.data.audit import Audit, audit
 from bm.data.loader import Montages, SegmentDataset
 from bm.data.prepare import Prepared, filter_length, prepare_all, read_events
 from bm.data.segments import Window, segment_table
-from bm.data.tracks import Bank, build_bank, build_event_bank, word_mask
+from bm.data.tracks import Bank, SampleBank, build_bank, build_event_bank, word_mask
 from bm.events import check_events, make_blocks, sounds_of
 from bm.features import EventFeature, FeatureContext, SoundFeature, build_feature
 from bm.splits import SPLITS, SplitRule, hold_out_subjects, plan_blocks
@@ -33,7 +33,7 @@ class Data:
     events: list[pd.DataFrame]
     blocks: pd.DataFrame
     segments: pd.DataFrame
-    banks: list[Bank]
+    banks: list[Bank | SampleBank]
     words: list[np.ndarray]
     montages: Montages
     subjects: list[int]
@@ -105,7 +105,8 @@ def list_recordings(studies: list[Study], dset: Dset) -> tuple[list[Recording], 
 
 def _purge_seconds(dset: Dset) -> float:
     """What is trimmed where two splits touch."""
-    return filter_length(dset.sample_rate, dset.highpass) if dset.purge is None else dset.purge
+    return (filter_length(dset.sample_rate, dset.highpass, dset.lowpass, dset.notch) if dset.purge is None
+            else dset.purge)
 
 
 def _plan(recordings: list[Recording], studies: list[Study], events: list[pd.DataFrame], sounds: pd.DataFrame,
@@ -150,7 +151,8 @@ def assemble(cfg: Config, root: Path) -> Data:
     context = FeatureContext(root / cfg.features_models, cfg.device)
     features = [build_feature(name, dset.features_params.get(name, {}), context) for name in dset.features]
     recordings, studies = list_recordings(build_studies(cfg, root), dset)
-    prepared = prepare_all(recordings, store, dset.sample_rate, dset.highpass, cfg.num_workers)
+    prepared = prepare_all(recordings, store, dset.sample_rate, dset.highpass, cfg.num_workers, dset.lowpass,
+                           dset.notch)
     for recording, p in zip(recordings, prepared, strict=True):
         if p.sample_rate is None:
             raise ValueError(f"{recording.name} has one row per event, not a signal in time: task.type={cfg.task.type} "
@@ -174,7 +176,7 @@ def assemble(cfg: Config, root: Path) -> Data:
     _check_sizes(segments, blocks, recordings, dset)
 
     files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
-    banks = []
+    banks: list[Bank | SampleBank] = []
     for feature in features:
         if isinstance(feature, EventFeature):
             banks.append(build_event_bank(feature, events, blocks, lengths, dset.sample_rate, store))
@@ -187,8 +189,9 @@ def assemble(cfg: Config, root: Path) -> Data:
     spec = BatchSpec(
         channels=montages.valid.shape[1], times=short.samples(dset.sample_rate), sample_rate=dset.sample_rate,
         tmin=dset.tmin, subjects=tuple(f"{study}/{subject}" for study, subject in subject_names),
-        features=tuple(FeatureSpec(b.feature.name, b.feature.dim, dset.sample_rate, b.feature.n_classes)
-                       for b in banks))
+        features=tuple(FeatureSpec(b.feature.name, b.feature.dim,
+                                   b.feature.rate if isinstance(b, SampleBank) else dset.sample_rate,
+                                   b.feature.n_classes) for b in banks))
     return Data(recordings, prepared, events, blocks, segments, banks, words, montages, subjects, windows, spec, report)
 
 

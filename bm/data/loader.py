@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bm.batch import Batch
 from bm.data.scaling import BrainScaler, FeatureScaler, Scalers, fit_feature, robust_center_scale
-from bm.data.tracks import Bank
+from bm.data.tracks import Bank, SampleBank
 
 #: separate random streams, so that a change in one leaves the others alone
 LOADER_STREAM, SCALER_STREAM = 1, 2
@@ -74,7 +74,7 @@ class SegmentDataset(Dataset):
     """
 
     def __init__(self, arrays: list[np.ndarray], montages: Montages, segments: pd.DataFrame, samples: int,
-                 subjects: Sequence[int], banks: list[Bank], words: list[np.ndarray]) -> None:
+                 subjects: Sequence[int], banks: Sequence[Bank | SampleBank], words: list[np.ndarray]) -> None:
         self.arrays, self.montages, self.samples = arrays, montages, samples
         self.banks, self.words, self.pool = banks, words, BufferPool()
         self.first = segments["first"].to_numpy(np.int64)
@@ -100,12 +100,7 @@ class SegmentDataset(Dataset):
         at = list(zip(recording, self.first[ids], strict=True))
         features = {}
         for bank in self.banks:
-            index = np.empty((len(ids), self.samples), dtype=np.int32)
-            for line, (r, first) in zip(index, at, strict=True):
-                line[:] = bank.gather_index(r, first, self.samples)
-            rows = self.pool.take((*index.shape, bank.rows.shape[1]), bank.rows.dtype.type)
-            np.take(bank.rows, index, axis=0, out=rows, mode="clip")  # "raise" would go through a copy
-            features[bank.feature.name] = torch.from_numpy(rows).transpose(1, 2)
+            features[bank.feature.name] = torch.from_numpy(bank.gather(at, self.samples, self.pool)).transpose(1, 2)
         words = np.empty((len(ids), self.samples), dtype=bool)
         for line, (r, first) in zip(words, at, strict=True):
             line[:] = self.words[r][first:first + self.samples]
@@ -159,10 +154,14 @@ class Finish:
             if self.max_scale is not None:
                 x.clamp_(-self.max_scale, self.max_scale)
             brain = self._transposed(x)
-        keep = slice(None, -self.offset if self.offset else None)
-        features = {name: self._transposed(self.scalers.features[name](x[:, :, keep]).transpose(1, 2))
+        samples = batch.masks["word"].shape[1]
+
+        def cut(x: Tensor) -> Tensor:  # features may have a rate of their own
+            return x[..., :x.shape[-1] - round(self.offset * x.shape[-1] / samples)]
+
+        features = {name: self._transposed(self.scalers.features[name](cut(x)).transpose(1, 2))
                     for name, x in batch.features.items()}
-        masks = {name: mask[:, keep] for name, mask in batch.masks.items()}
+        masks = {name: cut(mask) for name, mask in batch.masks.items()}
         return batch.replace(brain=brain, features=features, masks=masks)
 
 
@@ -236,7 +235,7 @@ def fit_scalers(dataset: SegmentDataset, train: np.ndarray, baseline: int, event
     chosen = np.sort(rng.permutation(train)[:n_features])
     features: dict[str, FeatureScaler] = {}
     for bank in dataset.banks:
-        if not bank.feature.normalize:
+        if not bank.feature.normalize or isinstance(bank, SampleBank):
             features[bank.feature.name] = FeatureScaler(torch.zeros(1), torch.ones(1))
             continue
         counts = _row_counts(dataset, bank, chosen, event_mask)
@@ -264,7 +263,7 @@ def class_counts(dataset: SegmentDataset, train: np.ndarray, event_mask: bool, n
     counts = {}
     for bank in dataset.banks:
         n_classes = bank.feature.n_classes
-        if n_classes is None:
+        if n_classes is None or isinstance(bank, SampleBank):
             continue
         seen, label = _row_counts(dataset, bank, chosen, event_mask), bank.rows[:, 0]
         wrong = label[(seen > 0) & ((label < 0) | (label >= n_classes) | (label % 1 != 0))]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bm.batch import Batch
 from bm.data.loader import SegmentDataset
+from bm.data.tracks import Bank
 
 
 class ResidentDataset(SegmentDataset):
@@ -18,14 +19,18 @@ class ResidentDataset(SegmentDataset):
 
     def __init__(self, dataset: SegmentDataset, device: torch.device | str) -> None:
         self.__dict__.update(dataset.__dict__)
+        banks = [bank for bank in self.banks if isinstance(bank, Bank)]
+        if len(banks) < len(self.banks):
+            raise ValueError("resident=true holds features at the brain's rate only: use resident=false with "
+                             + ", ".join(bank.feature.name for bank in self.banks if not isinstance(bank, Bank)))
         lengths = np.array([len(array) for array in self.arrays])
         self.offset = torch.from_numpy(np.cumsum(lengths) - lengths).to(device)
         channels = self.montages.valid.shape[1]
         self.brain = torch.zeros(int(lengths.sum()), channels, device=device)
         for start, array in zip(self.offset.tolist(), self.arrays, strict=True):
             self.brain[start:start + len(array), :array.shape[1]] = _tensor(array, device)
-        self.bank_rows = {bank.feature.name: _tensor(bank.rows, device) for bank in self.banks}
-        self.bank_index = {bank.feature.name: _tensor(np.concatenate(bank.index), device) for bank in self.banks}
+        self.bank_rows = {bank.feature.name: _tensor(bank.rows, device) for bank in banks}
+        self.bank_index = {bank.feature.name: _tensor(np.concatenate(bank.index), device) for bank in banks}
         self.word_mask = _tensor(np.concatenate(self.words), device)
         self.tables = {"channel_mask": _tensor(self.montages.valid, device),
                        "positions": _tensor(self.montages.positions, device),

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bm.data.tracks import build_event_bank
+from bm.data.loader import BufferPool
+from bm.data.tracks import SampleBank, build_event_bank
+from bm.features.audio import Wav2VecChunk
 from bm.features.base import EventFeature
 from bm.store import Store
 
@@ -78,3 +80,17 @@ def test_what_is_missing_is_said(tmp_path):
         build_event_bank(Length(), [table.drop(columns="word")], blocks((0, 0, 10)), [100], 10, Store(tmp_path))
     with pytest.raises(ValueError, match="have none"):
         build_event_bank(Length(), [table.assign(kind="phoneme")], blocks((0, 0, 10)), [100], 10, Store(tmp_path))
+
+
+@settings(max_examples=30, deadline=None)
+@given(first=st.integers(0, 80), n=st.integers(1, 30), lows=st.lists(st.integers(0, 700), max_size=4))
+def test_sound_at_its_own_rate(first, n, lows):
+    rows = np.arange(2000, dtype=np.float16)[:, None]
+    whole, stretches = np.zeros((2000 * 160, 1)), []
+    for i, low in enumerate(sorted(lows)):  # 100 samples of sound each, a later one on top
+        low, row = 160 * low, 1 + 100 * i
+        stretches.append((low, low + 100, row))
+        whole[low:low + 100] = rows[row:row + 100]
+    bank = SampleBank(Wav2VecChunk(), rows, [np.array(stretches, dtype=np.int64).reshape(-1, 3)], 100)
+    found = bank.gather([(0, first)], n, BufferPool())
+    np.testing.assert_array_equal(found[0], whole[160 * first:160 * (first + n)])

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,50 @@ class Bank:
     def gather_index(self, recording: int, first: int, n: int) -> np.ndarray:
         """`(n,)` rows of one segment."""
         return self.index[recording][first:first + n]
+
+    def gather(self, at: Sequence[tuple[int, int]], n: int, pool: "Pool") -> np.ndarray:
+        """`(B, n, dim)` of segments that start at (recording, brain sample)."""
+        index = np.empty((len(at), n), dtype=np.int32)
+        for line, (recording, first) in zip(index, at, strict=True):
+            line[:] = self.gather_index(recording, first, n)
+        rows = pool.take((*index.shape, self.rows.shape[1]), self.rows.dtype.type)
+        return np.take(self.rows, index, axis=0, out=rows, mode="clip")  # "raise" would go through a copy
+
+
+@dataclass(frozen=True)
+class SampleBank:
+    """A feature at its own, high rate: `rows (n, dim)`, and per recording the stretches that are heard.
+
+    Args:
+        stretches: for each recording `(m, 3)` int64: first sample (at the feature's rate), the one after the last, and
+            the row of the first.
+        sample_rate: of the brain, Hz.
+    """
+
+    feature: SoundFeature
+    rows: np.ndarray
+    stretches: list[np.ndarray]
+    sample_rate: int
+
+    def gather(self, at: Sequence[tuple[int, int]], n: int, pool: "Pool") -> np.ndarray:
+        """`(B, n · rate / sample_rate, dim)` of segments that start at (recording, brain sample)."""
+        ratio = self.feature.rate / self.sample_rate
+        length = round(n * ratio)
+        out = pool.take((len(at), length, self.rows.shape[1]), self.rows.dtype.type)
+        out[:] = self.feature.default
+        for line, (recording, first) in zip(out, at, strict=True):
+            begin = round(first * ratio)
+            for low, high, row in self.stretches[recording]:
+                start, stop = max(low, begin), min(high, begin + length)
+                if start < stop:
+                    line[start - begin:stop - begin] = self.rows[row + start - low:row + stop - low]
+        return out
+
+
+class Pool(Protocol):
+    """Where batches get their memory (`loader.BufferPool`)."""
+
+    def take(self, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray: ...
 
 
 def compute_tracks(feature: SoundFeature, path: Path, spans: Sequence[tuple[float, float]], store: Store, stimulus: str
@@ -55,22 +100,25 @@ def compute_tracks(feature: SoundFeature, path: Path, spans: Sequence[tuple[floa
     return np.split(np.load(folder / "rows.npy", mmap_mode="r"), np.load(folder / "ends.npy")[:-1])
 
 
-def to_brain_rate(rows: np.ndarray, rate: float, sample_rate: int, duration: float, how: str) -> np.ndarray:
+def to_brain_rate(rows: np.ndarray, rate: float, sample_rate: float, duration: float, how: str) -> np.ndarray:
     """A chunk's rows at the brain's rate, `(round(duration · sample_rate), dim)`.
 
     Args:
         rows: `(m, dim)` at `rate`.
-        how: "bandlimited" (julius) or "nearest": row ⌊i · m / n⌋ for sample i of n.
+        how: "bandlimited" (julius); "nearest": row ⌊i · m / n⌋ for sample i of n; "native": as they are, the last one
+            repeated where one is missing.
     """
     n = round(duration * sample_rate)
+    if how == "native":
+        return rows[np.minimum(np.arange(n), len(rows) - 1)]
     if how == "nearest":
         return rows[np.arange(n) * len(rows) // max(n, 1)]
-    out = resample(np.ascontiguousarray(rows.T), round(rate), sample_rate).T
+    out = resample(np.ascontiguousarray(rows.T), round(rate), round(sample_rate)).T
     return out[np.minimum(np.arange(n), len(out) - 1)]  # at most one sample is repeated at the end
 
 
 def build_bank(feature: SoundFeature, blocks: pd.DataFrame, files: dict[str, Path], lengths: Sequence[int],
-               sample_rate: int, how: str, store: Store) -> Bank:
+               sample_rate: int, how: str, store: Store) -> Bank | SampleBank:
     """Computes a feature on every chunk of stimulus and places it in every recording.
 
     Args:
@@ -78,33 +126,43 @@ def build_bank(feature: SoundFeature, blocks: pd.DataFrame, files: dict[str, Pat
         files: stimulus identity → a file with that content.
         lengths: brain samples of each recording.
     """
+    if feature.native:
+        how = "native"
     if how == "bandlimited" and feature.rate != round(feature.rate):
         raise ValueError(f"{feature.name} has {feature.rate} rows a second: only a whole number can be resampled "
                          "band-limited; set dset.feature_resampling=nearest")
     heard = blocks[blocks["stimulus"] != ""]
     chunks = heard[["stimulus", "chunk_start", "chunk_stop"]].drop_duplicates().sort_values(
         ["stimulus", "chunk_start"], ignore_index=True)
-    sizes = [round((stop - start) * sample_rate)
+    rate = feature.rate if feature.native else sample_rate
+    sizes = [round((stop - start) * rate)
              for start, stop in zip(chunks["chunk_start"], chunks["chunk_stop"], strict=True)]
     first = np.cumsum([1, *sizes])  # the row where each chunk begins; row 0 is silence
-    rows = _bank_rows(feature, chunks, first, files, sample_rate, how, store)
-    index = [np.zeros(length, dtype=np.int32) for length in lengths]
+    rows = _bank_rows(feature, chunks, first, files, rate, how, store)
     row_of = dict(zip(chunks.itertuples(index=False, name=None), first, strict=False))
+    stretches: list[list[tuple[int, int, int]]] = [[] for _ in lengths]
     for block in heard.itertuples():
         row = row_of[block.stimulus, block.chunk_start, block.chunk_stop]
-        start = round(block.chunk_time * sample_rate)
-        stop = start + round((block.chunk_stop - block.chunk_start) * sample_rate)
+        start = round(block.chunk_time * rate)
+        stop = start + round((block.chunk_stop - block.chunk_start) * rate)
         # only what is heard: a purged or partly heard chunk keeps its silence outside the block
-        low = max(start, round(block.start * sample_rate), 0)
-        high = min(stop, round(block.stop * sample_rate), len(index[block.recording]))
+        low = max(start, round(block.start * rate), 0)
+        high = min(stop, round(block.stop * rate), round(lengths[block.recording] * rate / sample_rate))
         if high > low:
-            index[block.recording][low:high] = np.arange(row + low - start, row + high - start, dtype=np.int32)
+            stretches[block.recording].append((low, high, row + low - start))
+    if feature.native:
+        return SampleBank(feature, rows, [np.array(own, dtype=np.int64).reshape(-1, 3) for own in stretches],
+                          sample_rate)
+    index = [np.zeros(length, dtype=np.int32) for length in lengths]
+    for line, own in zip(index, stretches, strict=True):
+        for low, high, row in own:
+            line[low:high] = np.arange(row, row + high - low, dtype=np.int32)
     return Bank(feature, rows, index)
 
 
 def _bank_rows(feature: SoundFeature, chunks: pd.DataFrame, first: np.ndarray, files: dict[str, Path],
-               sample_rate: int, how: str, store: Store) -> np.ndarray:
-    """The rows `(n, dim)` of all chunks at the brain's rate, memory-mapped from the cache."""
+               sample_rate: float, how: str, store: Store) -> np.ndarray:
+    """The rows `(n, dim)` of all chunks at `sample_rate`, memory-mapped from the cache."""
     from tqdm import tqdm
     key = {"stage": "bank", "version": 1, "feature": feature.identity(), "sample_rate": sample_rate, "how": how,
            "dtype": feature.dtype, "chunks": [list(chunk) for chunk in chunks.itertuples(index=False, name=None)]}

@@ -99,3 +99,31 @@ class MelSpectrum(SoundFeature):
         if p["use_log_scale"]:
             mel = np.log10(mel + p["log_scale_eps"])
         return np.ascontiguousarray(mel, dtype=np.float32)
+
+
+@register_feature
+class Wav2VecChunk(SoundFeature):
+    """The sound itself at 16 kHz, for a network that learns from it (`feature_model=wav2vec2`).
+
+    Args:
+        normalized: standardise each chunk (zero mean, variance 1 with 1e-7 added to it), as wav2vec 2.0 was trained.
+    """
+
+    native = True
+    normalize = False
+    dtype = "float16"
+    dim, rate, default = 1, 16_000.0, 0.0
+
+    def __init__(self, normalized: bool = True) -> None:
+        self.normalized = normalized
+        self.context_s = float("inf") if normalized else 0.01  # the resampler's filter
+        self.shift_equivariant = not normalized
+
+    def identity(self) -> dict[str, Any]:
+        return {"feature": self.name, "version": 1, "normalized": self.normalized}
+
+    def compute(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        audio = resample(audio.astype(np.float32), rate, round(self.rate))
+        if self.normalized:
+            audio = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+        return np.ascontiguousarray(audio[:, None], dtype=np.float32)

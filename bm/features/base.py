@@ -68,6 +68,8 @@ class SoundFeature(Feature):
 
     kind = "sound"
     shift_equivariant: bool = False
+    #: True: given to models at its own rate, for networks that learn from the sound itself; not brought to the brain's
+    native: ClassVar[bool] = False
     rate: float
     context_s: float
 

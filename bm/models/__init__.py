@@ -13,12 +13,14 @@ from bm.models.base import BrainModel, unknown_name
 from bm.models.convrnn import ConvRNN
 from bm.models.deepmel import DeepMel
 from bm.models.simpleconv import SimpleConv
+from bm.models.wav2vec2 import Wav2Vec2
 
-__all__ = ["BrainModel", "ConvRNN", "DeepMel", "SimpleConv", "build_model", "register"]
+__all__ = ["BrainModel", "ConvRNN", "DeepMel", "SimpleConv", "Wav2Vec2", "build_model", "register"]
 
 Model = TypeVar("Model", bound=type[nn.Module])
 
-_MODELS: dict[str, type[nn.Module]] = {"simpleconv": SimpleConv, "convrnn": ConvRNN, "deep_mel": DeepMel}
+_MODELS: dict[str, type[nn.Module]] = {"simpleconv": SimpleConv, "convrnn": ConvRNN, "deep_mel": DeepMel,
+                                      "wav2vec2": Wav2Vec2}
 
 
 def register(name: str) -> Callable[[Model], Model]:

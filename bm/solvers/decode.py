@@ -17,6 +17,7 @@ from bm.batch import Batch
 from bm.data.assemble import Data, assemble
 from bm.data.loader import EpochSampler, Finish, SegmentDataset, class_counts, fit_scalers, make_loader
 from bm.data.resident import ResidentDataset
+from bm.features.model_files import find_model
 from bm.losses import ClipLoss, NegativesPool, RegressionClassificationLoss, build_loss, class_weights
 from bm.metrics.regression import FeatureScores
 from bm.metrics.retrieval import Retrieval, retrieval
@@ -90,6 +91,13 @@ class DecodeSolver(Solver):
         feature_params = dict(cfg.feature_model_params)
         if cfg.feature_model_name:
             out_channels = feature_params.pop("n_out_channels")
+        else:
+            fast = [feature.name for feature in spec.features if feature.rate != spec.sample_rate]
+            if fast:
+                raise ValueError(f"{', '.join(fast)} is given at a rate of its own, for a network that learns from it: "
+                                 "set feature_model=wav2vec2")
+        if "model" in feature_params:
+            feature_params["model"] = str(find_model(feature_params["model"], self.root / cfg.features_models))
         torch.manual_seed(cfg.seed)
         model = build_model(cfg.model_name, spec, out_channels, n_subjects=cfg.override_n_subjects_model,
                             **getattr(cfg, cfg.model_name)).to(self.device)
