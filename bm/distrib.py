@@ -17,7 +17,8 @@ rank, world_size, is_master = dora_distrib.rank, dora_distrib.world_size, dora_d
 
 def init(device: torch.device) -> None:
     """Joins the other processes, if Dora or SLURM started several: nccl between GPUs, gloo between CPUs."""
-    dora_distrib.init("nccl" if device.type == "cuda" else "gloo")
+    if dora_distrib.get_distrib_spec().world_size > 1:
+        dora_distrib.init("nccl" if device.type == "cuda" else "gloo")
 
 
 class _Gather(torch.autograd.Function):

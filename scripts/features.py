@@ -106,6 +106,7 @@ def _of_xp(sig: str, names: list[str], start: float, seconds: float) -> Tracks:
     """Features as an XP's model sees them, from `start` s after its first recording's first block."""
     from dora.git_save import to_absolute_path
 
+    from bm.analysis.plots.features import tracks_of
     from bm.config import check_config
     from bm.data.assemble import assemble
     from bm.train import main as train
@@ -113,15 +114,10 @@ def _of_xp(sig: str, names: list[str], start: float, seconds: float) -> Tracks:
     if not stored.is_file():
         raise SystemExit(f"{sig!r} is neither a file nor an XP that was started: no {stored}")
     data = assemble(check_config(json.loads(stored.read_text())), Path(to_absolute_path(".")))
-    known = {bank.feature.name: bank for bank in data.banks}
-    unknown = set(names) - set(known)
-    if unknown or not known:
-        raise SystemExit(f"XP {sig} has the features {', '.join(known) or 'none'}, not {', '.join(sorted(unknown))}")
-    rate = data.spec.sample_rate
-    start += float(data.blocks.loc[data.blocks["recording"] == 0, "start"].min())
-    first, n = round(start * rate), round(seconds * rate)
-    tracks = [(name, known[name].rows[known[name].index[0][first:first + n]], rate) for name in names or known]
-    return tracks, data.events[0], start
+    try:
+        return tracks_of(data, names, start, seconds)
+    except ValueError as error:
+        raise SystemExit(f"XP {sig}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,9 +7,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bm.analysis.plots import BLUE, new_figure
+from bm.batch import FeatureSpec
+from bm.data.assemble import Data
+from bm.data.loader import BufferPool
 
 #: dimensions of a picture; more are averaged in groups of neighbours
 _MOST = 256
+
+
+def tracks_of(data: Data, names: Sequence[str] = (), start: float = 0.0, seconds: float = 10.0
+              ) -> tuple[list[tuple[str, np.ndarray, float]], pd.DataFrame, float]:
+    """What `plot_features` shows of an XP: features as its model sees them, events, and the time of the first row.
+
+    Args:
+        names: of features; none: all.
+        start: s after the first block of the first recording.
+
+    Raises:
+        ValueError: a feature that the XP does not have.
+    """
+    specs = {spec.name: spec for spec in data.spec.features}
+    unknown = set(names) - set(specs)
+    if unknown or not specs:
+        raise ValueError(f"it has the features {', '.join(specs) or '(none)'}, not {', '.join(sorted(unknown))}")
+    rate = data.spec.sample_rate
+    start += float(data.blocks.loc[data.blocks["recording"] == 0, "start"].min())
+    at, n, pool = [(0, round(start * rate))], round(seconds * rate), BufferPool()
+    chosen: list[FeatureSpec] = [specs[name] for name in names or specs]
+    banks = {bank.feature.name: bank for bank in data.banks}
+    length = len(data.prepared[0].array) - at[0][1]
+    return ([(spec.name, banks[spec.name].gather(at, min(n, length), pool)[0], spec.rate) for spec in chosen],
+            data.events[0], start)
 
 
 def plot_features(tracks: Sequence[tuple[str, np.ndarray, float]], events: pd.DataFrame, start: float, stop: float

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from bm.analysis.report.controls import controls
 from bm.analysis.report.experiment import config, environment, leak_audit, overview, training
 from bm.analysis.report.parts import Part
 from bm.analysis.report.results import examples, metrics, subjects
 from bm.analysis.report.sensors import spatial_attention
+from bm.analysis.report.stimulus import features
 from bm.analysis.xp import StoredXP
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ SECTIONS: dict[str, Section] = {
     "Experiment": overview,
     "Test": metrics,
     "Subjects": subjects,
+    "Controls": controls,
     "Retrieved segments": examples,
     "Sensors": spatial_attention,
+    "Features": features,
     "Training": training,
     "Leak audit": leak_audit,
     "Config": config,

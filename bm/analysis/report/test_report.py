@@ -18,6 +18,7 @@ from bm.analysis.report.experiment import best_epoch, config, leak_audit, overvi
 from bm.analysis.report.parts import Part
 from bm.analysis.report.results import PERCENTILES, choose, examples, metrics, subjects, top_candidates
 from bm.analysis.report.sensors import attention_weights, most_concentrated, spatial_attention
+from bm.analysis.report.stimulus import features
 from bm.analysis.xp import NotRestorable, StoredXP, find_xp
 from bm.batch import BatchSpec, FeatureSpec
 from bm.config import to_plain
@@ -117,9 +118,13 @@ def network(layout: np.ndarray, merger: bool = True, **options: Any) -> Any:
     montages = SimpleNamespace(layout=np.stack([layout] * PEOPLE).astype(np.float32),
                                valid=np.ones((PEOPLE, len(layout)), dtype=bool))
     recordings = [SimpleNamespace(name=f"toy/r{i}") for i in range(PEOPLE)]
+    bank = SimpleNamespace(feature=SimpleNamespace(name="mel"), gather=lambda at, n, pool: np.eye(3)[None].repeat(n, 1))
+    events = pd.DataFrame({"kind": ["word"], "start": [0.5], "duration": [0.3], "word": ["ferry"]})
     return SimpleNamespace(
         model=model, scorer=ClipLoss().eval(), use_best=nullcontext, all_estimates=estimates, all_targets=targets,
-        data=SimpleNamespace(segments=table, montages=montages, recordings=recordings),
+        data=SimpleNamespace(segments=table, montages=montages, recordings=recordings, spec=spec, banks=[bank],
+                             blocks=pd.DataFrame({"recording": [0], "start": [0.0]}), events=[events],
+                             prepared=[SimpleNamespace(array=np.zeros((50, len(layout))))]),
         cfg=SimpleNamespace(optim=SimpleNamespace(batch_size=5)), estimates=lambda ids: iter([estimates[ids]]),
         targets=lambda ids: targets[table["candidate"].to_numpy()[ids] - 100])
 
@@ -209,6 +214,7 @@ def test_topomap_or_why_not(xp):
     assert "no recording has a 2-D sensor layout" in text_of(spatial_attention(xp))
     xp.use(None)
     assert "because it is a stub" in text_of(spatial_attention(xp))
+    assert "because it is a stub" in text_of(features(xp))
 
 
 def test_examples_are_chosen_by_rank():
