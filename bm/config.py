@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from bm.flat import difference
 from bm.schema import Config, Dset, nearest
 
 __all__ = ["Config", "ConfigError", "Dset", "check_config", "check_stored", "config_difference", "nearest", "relevant",
@@ -80,26 +81,15 @@ def check_config(plain: dict[str, Any]) -> Config:
         raise ConfigError(f"config: {key}={json.dumps(first['input'], default=str)}: {first['msg'].lower()}") from None
 
 
-def _flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(plain, dict) or not plain:
-        return {prefix: plain}
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
 
 
 def config_difference(old: dict[str, Any], new: dict[str, Any], exclude: list[str]) -> list[str]:
     """Lines `key: old → new` for every leaf that differs, but for keys that match an `exclude` pattern."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
-    missing = object()
-    lines = []
-    for key in sorted(set(flat_old) | set(flat_new)):
-        a, b = flat_old.get(key, missing), flat_new.get(key, missing)
-        if a != b and not any(fnmatch(key, pattern) for pattern in exclude):
-            before, after = ("(absent)" if value is missing else repr(value) for value in (a, b))
-            lines.append(f"{key}: {before} → {after}")
-    return lines
+    return [f"{key}: {before!r} → {after!r}" for key, (before, after) in difference(old, new, _Absent()).items()
+            if not any(fnmatch(key, pattern) for pattern in exclude)]
 
 
 def relevant(plain: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bm.flat import difference
 from bm.store import FORMAT_VERSION, CorruptEntry, Store, digest, lock_of, read_entry, remove_tree, temporary_of
 
 #: folders below the root in which entries are looked for: kinds have one or two levels
@@ -119,28 +120,6 @@ def faults(store: Store, entries: list[Entry], full: bool) -> Iterator[tuple[Ent
         except FileNotFoundError:  # removed meanwhile, or a folder without its description
             if entry.path.exists():
                 yield entry, f"cache entry {entry.path}: entry.json is missing"
-
-
-def flatten(key: Any, prefix: str = "") -> dict[str, Any]:
-    """A key as `{"source.0.name": …}`: dictionaries and lists of dictionaries are opened, other lists stay whole."""
-    items: Any = None
-    if isinstance(key, dict) and key:
-        items = key.items()
-    elif isinstance(key, list) and key and all(isinstance(value, dict) for value in key):
-        items = enumerate(key)
-    if items is None:
-        return {prefix: key}
-    flat: dict[str, Any] = {}
-    for name, value in items:
-        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
-
-
-def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Flat name → (old, new) where two keys differ; None where one of them has no such name."""
-    a, b = flatten(old), flatten(new)
-    return {name: (a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())
-            if (name in a) != (name in b) or a.get(name) != b.get(name)}
 
 
 def relatives(entry: Entry, entries: list[Entry], most: int = 3) -> list[tuple[Entry, dict[str, tuple[Any, Any]]]]:

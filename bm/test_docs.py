@@ -16,7 +16,7 @@ BLOCK = re.compile(r"(?:<!-- (?P<what>file|edit): (?P<file>\S+) -->\n)?```(?P<la
 @pytest.fixture
 def clone(tmp_path) -> Path:
     """What of the repository the commands need, to write into."""
-    for folder in ("bm", "conf"):
+    for folder in ("bm", "conf", "grids", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "test_*"))
     shutil.copy(ROOT / "bm" / "test_checks.py", tmp_path / "bm")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -68,6 +68,13 @@ def test_add_your_data(clone):
 def test_add_a_part(clone, page):
     printed = follow(page, clone)
     assert "passed" in printed[-2] and "epoch 1/1" in printed[-1]
+
+
+@pytest.mark.slow
+def test_sweeps(clone):
+    dry, listed, removed = follow("sweeps.md", clone)
+    assert "4 of 4 XPs would start" in dry and dry.count(" finished after ") == 4
+    assert listed.count("finished") == 4 and "feature_model=deep_mel" in listed and "removed 4 XPs" in removed
 
 
 def test_every_option_is_in_the_guide():

@@ -7,8 +7,9 @@ import filelock
 import numpy as np
 import pytest
 
+from bm.flat import difference, flatten
 from bm.store import Store, lock_of, temporary_of
-from bm.store_tools import contents, difference, faults, flatten, relatives, remove
+from bm.store_tools import contents, faults, relatives, remove
 
 
 def write(folder: Path) -> None:

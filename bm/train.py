@@ -9,6 +9,7 @@ from dora.link import Link
 from omegaconf import DictConfig
 
 from bm.config import Config, check_config, to_plain
+from bm.xp_lock import note_failure
 from bm.xp_main import checked_main
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ def main(cfg: DictConfig) -> dict | None:
     logging.getLogger("bm").setLevel(logging.DEBUG if checked.verbose else logging.INFO)
     logger.info("XP %s in %s: %s", xp.sig, os.path.relpath(xp.folder), " ".join(xp.argv) or "the base config")
     # in a clone made by git_save, relative paths still start where the command was typed
-    return run(checked, xp.folder, Path(to_absolute_path(".")), xp.link)
+    try:
+        return run(checked, xp.folder, Path(to_absolute_path(".")), xp.link)
+    except Exception as error:  # Hydra prints it and ends the process
+        note_failure(xp.folder, error)
+        raise
 
 
 if __name__ == "__main__":

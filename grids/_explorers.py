@@ -1,4 +1,6 @@
-"""What the tables of `dora grid` show."""
+"""What the tables of `dora grid` and `scripts/run_grid.py` show."""
+from typing import Any
+
 from dora import Explorer
 from treetable import group, leaf
 from treetable.table import _Node
@@ -21,3 +23,32 @@ class DecodeExplorer(Explorer):
             for stage, values in metrics.items():
                 out.setdefault(stage, {}).update(values)
         return out
+
+
+class ClipExplorer(DecodeExplorer):
+    """The paper's tables: which study, and words beside segments (`wer` is 1 minus the accuracy among all words)."""
+
+    def get_grid_metrics(self) -> list[_Node]:
+        return [group("data", [leaf("study")]), *super().get_grid_metrics()[:2],
+                group("test", [leaf(name, ".3f") for name in ("top1", "top10", "wer", "wer_vocab")], align=">")]
+
+    def process_sheep(self, sheep: Any, history: list[dict]) -> dict:
+        """As `process_history`, with the selections of the XP's config."""
+        return {**self.process_history(history), "data": {"study": "+".join(sheep.xp.cfg.dset.selections)}}
+
+
+class LayerExplorer(DecodeExplorer):
+    """The best layer of a network and how well it predicts."""
+
+    def get_grid_metrics(self) -> list[_Node]:
+        return [group("test", [leaf("best_name"), leaf("r", ".3f"), leaf("r2", ".3f"), leaf("independent_r2", ".3f"),
+                               leaf("position", ".2f")], align=">")]
+
+
+class ClassifyExplorer(DecodeExplorer):
+    """What classifiers reach on segments of people or blocks that were held out."""
+
+    def get_grid_metrics(self) -> list[_Node]:
+        return [*super().get_grid_metrics()[:2],
+                group("test", [leaf(name, ".3f") for name in ("balanced_accuracy", "roc_auc", "macro_f1", "p")],
+                      align=">")]

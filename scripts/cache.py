@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bm.flat import flatten
 from bm.store import Store
-from bm.store_tools import Contents, Entry, contents, faults, flatten, relatives, remove
+from bm.store_tools import Contents, Entry, contents, faults, relatives, remove
 
 CONFIG = Path(__file__).parents[1] / "conf/config.yaml"
 

@@ -1,0 +1,15 @@
+"""How accuracy on the same few people grows with the number of people trained on: MEG-MASC, 27 people."""
+from grids._explorers import ClipExplorer
+from grids._utils import GWILLIAMS, SEEDS, WAV2VEC, combinations
+from grids.nmi import prepare
+
+PEOPLE = [{"dset.n_subjects": n} for n in range(3, 28, 3)]
+
+
+@ClipExplorer
+def explorer(launcher):
+    prepare(launcher)
+    launcher.bind_(GWILLIAMS, WAV2VEC, {"optim.batch_size": 256, "dset.n_subjects_test": 3})
+    with launcher.job_array():
+        for overrides in combinations(SEEDS, PEOPLE):
+            launcher(overrides)
