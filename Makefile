@@ -7,7 +7,7 @@ JOBS ?= 2
 # a wide prompt-free log: pip's progress bars fill CI's
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-slow browser lint bench clean
+.PHONY: help install demo test test-slow browser slurm lint bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-slow: install  ## slow tests: the demo from the command line, pages in a br
 
 browser:  ## Chromium for the tests of HTML pages (Debian, as root; without it they are skipped)
 	@bash scripts/install_browser.sh
+
+slurm:  ## SLURM's packages, for the tests of sweeps (Debian, as root; without them they are skipped)
+	@bash scripts/slurm_local.sh install --allow-root
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
