@@ -27,7 +27,8 @@ demo: install  ## decode speech from simulated MEG: data, training, evaluation (
 	$(BIN)/python -m scripts.demo
 
 test: install lint  ## fast tests (≤ 12 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not alone"
+	$(BIN)/pytest -m "alone and not slow"
 
 test-slow: install  ## slow tests: the demo from the command line, pages in a browser
 	$(BIN)/pytest -m slow

@@ -27,8 +27,9 @@ REQUIRED = {
 }
 #: conditions whose words make the text of a block
 TEXT_CONDITIONS = ("sentence", "context", "question", "fixation", "word_list")
-#: blocks start at: words that open a sequence, sounds, or sounds and visual words that open a sequence
-BLOCK_RULES = ("sentence", "sound", "sentence_or_sound")
+#: blocks start at: words that open a sequence, sounds, sounds and visual words that open a sequence, or are events of
+#: their own (a study without a stimulus says which spans belong together)
+BLOCK_RULES = ("sentence", "sound", "sentence_or_sound", "block")
 #: s; a word annotated this much before its sound still belongs to it
 MARGIN = 0.1
 #: s; a sound that is annotated longer than its file, or into the next sound, by less than this is only rounded
@@ -181,7 +182,8 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
 
     A block starts at each first word of a sequence ("sentence"), each sound ("sound"), or each sound and each visual
     first word ("sentence_or_sound"); it ends where the next starts, the last one with the recording; or earlier, at
-    `until` (s) of the event that starts it, where a study has that column.
+    `until` (s) of the event that starts it, where a study has that column. By the rule "block" the events of that kind
+    are the blocks, with their own `uid` and end.
 
     Args:
         events: checked events.
@@ -198,7 +200,8 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
     kind = events["kind"].to_numpy()
     first_word = (kind == "word") & (events.get("word_index", pd.Series(-1, events.index)) == 0).to_numpy(bool)
     starts_block = {"sentence": first_word, "sound": kind == "sound",
-                    "sentence_or_sound": (kind == "sound") | (first_word & (events["modality"] == "visual").to_numpy())}
+                    "sentence_or_sound": (kind == "sound") | (first_word & (events["modality"] == "visual").to_numpy()),
+                    "block": kind == "block"}
     openers = np.flatnonzero(starts_block[rule])
     if len(openers) == 0:
         names = "special (" + events.get("name", events["kind"]).astype(str) + ")"
@@ -216,13 +219,18 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
     stop = np.r_[start[1:], max(duration, start[-1])]
     if "until" in events:  # what follows was left out by the selection, and is no silence
         stop = np.fmin(stop, events["until"].to_numpy(float)[openers])
+    if rule == "block":
+        stop = np.minimum(stop, start + event_duration[openers])
     # members of a block lie wholly inside it; the last block has no end for this purpose
     member_of = np.searchsorted(start, event_start, side="right") - 1
     limit = np.r_[start[1:], np.inf]
     inside = (member_of >= 0) & (event_start + event_duration < limit[member_of])
     stimulus, offset = _playing(events, kind == "sound", start)
-    uid = _block_uids(events, kind == "word", member_of, inside, [f"{s}@{round(o * 1000)}" if s else ""
-                                                                 for s, o in zip(stimulus, offset, strict=True)])
+    if rule == "block":
+        uid = [str(value) for value in events["uid"].to_numpy()[openers]]
+    else:
+        uid = _block_uids(events, kind == "word", member_of, inside, [f"{s}@{round(o * 1000)}" if s else ""
+                                                                     for s, o in zip(stimulus, offset, strict=True)])
     blocks = pd.DataFrame({"start": start, "stop": stop, "uid": uid, "stimulus": stimulus, "offset": offset})
     if "" in uid:
         _fail(where, blocks.assign(kind="block"), (blocks["uid"] == "").to_numpy(), "uid",

@@ -22,9 +22,12 @@ class _Section(BaseModel):
 
 
 class Optim(_Section):
-    name: Literal["adam"]
+    name: Literal["adam", "adamw"]
     lr: Positive
     beta2: Annotated[float, Field(gt=0, lt=1)]
+    weight_decay: NonNegative
+    warmup_steps: Index
+    lr_decay: Annotated[float, Field(gt=0, le=1)]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     loss: Literal["clip", "l1", "mse", "regression_classification"]
@@ -77,6 +80,8 @@ class Dset(_Section):
     tmax: float
     sample_rate: Count
     highpass: NonNegative
+    lowpass: NonNegative
+    notch: NonNegative
     condition: Positive | str
     test: TestSegments
     apply_baseline: bool
@@ -115,9 +120,12 @@ class Dset(_Section):
             raise ValueError(f"dset.fold={self.fold} needs dset.n_folds")
         if self.n_folds is not None and self.fold >= self.n_folds:
             raise ValueError(f"dset.fold={self.fold}: folds go from 0 to dset.n_folds - 1 = {self.n_folds - 1}")
-        if 2 * self.highpass >= self.sample_rate:
-            raise ValueError(f"dset.highpass ({self.highpass} Hz) must be below half of "
-                             f"dset.sample_rate ({self.sample_rate} Hz)")
+        for name, cutoff in [("highpass", self.highpass), ("lowpass", self.lowpass), ("notch", self.notch)]:
+            if 2 * cutoff >= self.sample_rate:
+                raise ValueError(f"dset.{name} ({cutoff} Hz) must be below half of dset.sample_rate "
+                                 f"({self.sample_rate} Hz)")
+        if self.lowpass and self.highpass >= self.lowpass:
+            raise ValueError(f"dset.highpass ({self.highpass} Hz) must be below dset.lowpass ({self.lowpass} Hz)")
         return self
 
     @property
@@ -141,7 +149,7 @@ class Norm(_Section):
 
 
 class Task(_Section):
-    type: Literal["decode", "linear_decode", "linear_encode"]
+    type: Literal["decode", "linear_decode", "linear_encode", "classify", "ridge", "rsa"]
     offset_meg_ms: NonNegative
     lowpass: NonNegative
     mask_loss: bool
@@ -195,6 +203,51 @@ class Linear(_Section):
         return first, stop, bins or stop - first
 
 
+class Classify(_Section):
+    label: str
+    kind: str | None
+    classes: Annotated[list[str], Field(min_length=2)] | None
+    scale: Literal["global", "channel", "recording"]
+    weighted: bool
+    method: Literal["network", "bandpower", "bandpower_centred", "covariance", "csp"]
+    bands: Annotated[list[list[NonNegative]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Classify":
+        for band in self.bands:
+            if len(band) != 2 or band[0] >= band[1]:
+                raise ValueError(f"bands: {band}: expected pairs [low, high] in Hz")
+        return self
+
+
+class Encoding(_Section):
+    model: str | None
+    layers: str
+    activations: str | None
+    options: dict[str, Any]
+    permuted: bool
+    random: bool
+    weights_seed: Index
+    keep: list[str]
+    rms: Positive | None
+    n_splits: Annotated[int, Field(ge=2)]
+    n_train: Count | None
+    alphas: LinearAlphas
+    compat: Literal["reference"] | None
+    tmin: float | None
+    tmax: float | None
+    predictions: bool
+    rdm: Literal["pearson", "spearman", "crossnobis"]
+    comparison: Literal["spearman", "pearson"]
+    standardise: bool
+
+    @model_validator(mode="after")
+    def _coherent(self) -> "Encoding":
+        if self.permuted and self.random:
+            raise ValueError("permuted and random: expected one of them at most")
+        return self
+
+
 class Wandb(_Section):
     use_wandb: bool
     project: str
@@ -221,7 +274,8 @@ class Config(_Section):
     override_n_subjects_model: Count | None
     cache: str
     features_models: str
-    model_name: Literal["simpleconv", "convrnn"]
+    model_name: Literal["simpleconv", "convrnn", "eeg_transformer"]
+    eeg_transformer: dict[str, Any]
     simpleconv: dict[str, Any]
     convrnn: dict[str, Any]
     feature_model_name: str | None
@@ -235,6 +289,8 @@ class Config(_Section):
     norm: Norm
     task: Task
     linear: Linear
+    classify: Classify
+    encoding: Encoding
     slurm: dict[str, Any]
     dora: dict[str, Any]
 
@@ -272,7 +328,34 @@ class Config(_Section):
                              f"clip, not {self.optim.loss}: any other loss is won by a constant")
         if self.task.type.startswith("linear"):
             self._linear()
+        if self.task.type in ("ridge", "rsa") and (self.encoding.model is None) == (self.encoding.activations is None):
+            raise ValueError(f"task.type={self.task.type} needs encoding.model (a network) or encoding.activations "
+                             "(published ones), and not both")
+        self._classify()
         return self
+
+    def _classify(self) -> None:
+        optim = self.optim
+        if self.task.type != "classify":
+            for name, off in [("optim.name=adamw", optim.name == "adam"),
+                              ("optim.weight_decay", not optim.weight_decay), ("optim.lr_decay", optim.lr_decay == 1),
+                              ("optim.warmup_steps", not optim.warmup_steps),
+                              ("model_name=eeg_transformer", self.model_name != "eeg_transformer")]:
+                if not off:
+                    raise ValueError(f"{name} is for task.type=classify, not {self.task.type}")
+            return
+        if self.dset.test_window != (self.dset.tmin, self.dset.tmax):
+            raise ValueError(f"task.type=classify tests segments as long as those of training: dset.test has "
+                             f"{self.dset.test_window} s, dset ({self.dset.tmin}, {self.dset.tmax}) s")
+        condition, test = self.dset.condition, self.dset.test.condition
+        if self.classify.kind is None and (not isinstance(condition, str) or condition != test):
+            raise ValueError(f"dset.condition={condition} and dset.test.condition={test} are not one kind of event: "
+                             "say with classify.kind which events tell the class")
+        for key, used in [("feature_model_name", self.feature_model_name), ("continue_sig", self.continue_sig),
+                          ("task.mask_loss", self.task.mask_loss), ("task.offset_meg_ms", self.task.offset_meg_ms),
+                          ("dset.features", self.dset.features)]:
+            if used:
+                raise ValueError(f"task.type=classify has no use for {key}={used}")
 
     def _linear(self) -> None:
         task = f"task.type={self.task.type}"

@@ -146,24 +146,47 @@ def plan_blocks(base: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[fl
     uids = blocks["uid"].unique()
     by_block = rule if rule.split_by == "stimulus" else replace(rule, n_folds=None)
     blocks["split"] = blocks["uid"].map(dict(zip(uids, assign_splits(list(uids), by_block), strict=True)))
-    return _purge(blocks, rule.purge)
+    return blocks if rule.split_by == "subject" else _purge(blocks, rule.purge)
 
 
 def hold_out_subjects(blocks: pd.DataFrame, subjects: Sequence[str], rule: SplitRule) -> pd.DataFrame:
     """Splits by subject (`dset.split_by=subject`): nobody is in two splits, and nothing that is heard either.
 
-    Subjects are assigned to splits as blocks are (ratios, or folds). A block that has a sound keeps its own split, and
-    is removed from the recordings of subjects in another one; a block without a sound goes where its subject goes.
+    Subjects are assigned to splits as blocks are (ratios, or folds). With folds, `n_folds` = number of subjects leaves
+    one out at a time, and the valid and removed shares of the others are whole numbers of people, at least one where
+    the ratio is not 0. A block that has a sound keeps its own split, and is removed from the recordings of subjects in
+    another one; a block without a sound goes where its subject goes.
 
     Args:
         blocks: from `plan_blocks`.
         subjects: of each recording.
     """
     names = sorted(set(subjects))
-    of_subject = dict(zip(names, assign_splits(names, rule), strict=True))
+    of_subject = dict(zip(names, _assign_subjects(names, rule), strict=True))
     mine = blocks["recording"].map(lambda recording: of_subject[subjects[recording]])
     silent = blocks["stimulus"] == ""
-    return blocks.assign(split=mine.where(silent | (mine == blocks["split"]), "removed"))
+    return _purge(blocks.assign(split=mine.where(silent | (mine == blocks["split"]), "removed")), rule.purge)
+
+
+def _assign_subjects(names: Sequence[str], rule: SplitRule) -> np.ndarray:
+    """The split of each subject. Of a handful of people, chance alone would often leave none to validate on.
+
+    Raises:
+        ValueError: more folds than subjects.
+    """
+    if rule.n_folds is None:
+        return assign_splits(names, rule)
+    if rule.n_folds > len(names):
+        raise ValueError(f"dset.n_folds={rule.n_folds}, but there are {len(names)} subjects to hold out: use at most "
+                         "as many folds")
+    split = assign_splits(names, replace(rule, valid_ratio=0.0, remove_ratio=0.0, min_n_blocks_per_split=0))
+    rest = sorted(np.flatnonzero(split == "train").tolist(),
+                  key=lambda i: split_score(names[i], rule.split_assign_seed + 1))
+    for name, ratio in (("valid", rule.valid_ratio), ("removed", rule.remove_ratio)):
+        number = max(1, round(ratio * len(names))) if ratio else 0
+        split[rest[:number]] = name
+        rest = rest[number:]
+    return split
 
 
 def _lay(plan: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[float]) -> pd.DataFrame:

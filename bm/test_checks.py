@@ -67,12 +67,14 @@ def _pipeline(folder: Path, _: Callable) -> dict[str, Any]:
 
 #: study → a function that makes a tiny dataset in a folder and returns the arguments of a selection of it
 STUDY_EXAMPLES: dict[str, Make] = {
+    "b2021": _twin("b2021", n_sounds=12),
     "bids": _bids,
     "brennan2019": _twin("brennan2019"),
     "broderick2019": _twin("broderick2019"),
     "eegmmidb": _twin("eegmmidb"),
     "gwilliams2022": _twin("gwilliams2022"),
     "natsounds": _natsounds,
+    "nh2015": _twin("nh2015", n_sounds=12),
     "schoffelen2019": _twin("schoffelen2019"),
     "simulated": lambda folder, _: {"subjects": 2, "sessions": 1, "minutes": 0.4, "rate": 100},
 }
@@ -116,6 +118,7 @@ _SMALL = {"hidden": {"meg": 8}, "depth": 2, "kernel_size": 3}
 MODEL_EXAMPLES: dict[str, dict[str, Any]] = {
     "simpleconv": {**_SMALL, "subject_dim": 0, "merger": True, "merger_channels": 5, "merger_pos_dim": 32},
     "convrnn": {**_SMALL, "subject_dim": 4, "lstm": 1},
+    "eeg_transformer": {"dim": 16, "layers": 2, "heads": 4, "tokens": 2, "ignore_channels": [1]},
     "deep_mel": {"n_hidden_channels": 8, "n_hidden_layers": 2},
 }
 
@@ -180,7 +183,8 @@ def test_model(name):
     def call(model, batch):
         return model(batch) if isinstance(model, bm.models.BrainModel) else model(batch.features["mel"])
 
-    check_model(lambda spec: build_model(name, spec, 3, **options), spec, out_channels=3, call=call)
+    check_model(lambda spec: build_model(name, spec, 3, **options), spec, out_channels=3, call=call,
+                pooled=getattr(bm.models._MODELS[name], "pooled", False))
 
 
 # ---- the checks notice what they are for

@@ -81,6 +81,7 @@ def test_stored_config(tmp_path):
     (["lr=1"], "config: unknown key 'lr'; did you mean 'optim.lr'?"),
     (["model=clip_con"], "Could not find 'model/clip_con'"),
     (["fast"], "config: cannot read the argument 'fast': expected key=value"),
+    (["slurm.gpus=2"], "config: 'slurm.gpus=2' has no effect on an XP: set it in conf/config.yaml"),
 ])
 def test_command_line_faults(arguments, message, tmp_path):
     done = subprocess.run([sys.executable, "-m", "dora", "run", *arguments], capture_output=True, text=True,

@@ -133,3 +133,22 @@ def test_held_out_subjects(recordings):
         assert (kept.groupby("uid")["split"].nunique() == 1).all()
         everyone += kept.loc[kept["split"] == "test", "recording"].unique().tolist()
     assert sorted(everyone) == [0, 1, 2]
+
+
+def test_a_handful_of_subjects_is_divided_by_whole_people():
+    """Six people without a stimulus, one left out at a time: each is tested once, and one of the others validates."""
+    names = [f"s{i}" for i in range(6)]
+    base = pd.DataFrame({"recording": np.repeat(range(6), 2), "start": [0.0, 10.0] * 6, "stop": [10.0, 20.0] * 6,
+                         "uid": [f"{name} {i}" for name in names for i in range(2)], "stimulus": "", "offset": 0.0})
+    nothing = pd.DataFrame({"recording": [], "stimulus": [], "start": [], "offset": [], "duration": []})
+    tested = []
+    for fold in range(6):
+        rule = SplitRule(valid_ratio=0.17, n_folds=6, fold=fold, split_by="subject", purge=1.0)
+        blocks = hold_out_subjects(plan_blocks(base, nothing, [20.0] * 6, rule), names, rule)
+        counts = blocks.groupby("split")["recording"].nunique().to_dict()
+        assert counts == {"test": 1, "train": 4, "valid": 1}
+        assert (blocks["stop"] - blocks["start"] == 10).all()  # nothing touches another split: nothing is trimmed
+        tested += blocks.loc[blocks["split"] == "test", "recording"].unique().tolist()
+    assert sorted(tested) == list(range(6))
+    with pytest.raises(ValueError, match="n_folds=7, but there are 6 subjects"):
+        hold_out_subjects(base, names, dataclasses.replace(rule, n_folds=7))

@@ -2,6 +2,7 @@
 
     python -m scripts.study check NAME [--path P]      is it whole, and how well do its events fit? 1 if something fails
     python -m scripts.study download NAME [--dry-run]  fetch what is missing; or say what that is, and how to get access
+    python -m scripts.study convert --trust FILE --sha256 HEX   a published pickle → Parquet or safetensors
     python -m scripts.study twin NAME FOLDER           a tiny dataset in the study's own formats, to try things with
 
 NAME is a study or a selection of `conf/selections`, which `--set KEY=VALUE` changes (`check brennan2019 --set
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bm.studies import STUDIES, Study
+from bm.studies.convert import convert
 from bm.studies.quality import Quality, quality_of, worst
 from bm.studies.sources import SOURCES, fetch, plan
 from bm.studies.twins import FAULT_KINDS, TWINS, make_twin, twin_faults
@@ -197,6 +199,9 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("name", choices=sorted(TWINS))
     make.add_argument("folder", type=Path)
     make.add_argument("--fault", choices=faults, help="what to get wrong")
+    turn = commands.add_parser("convert", help="turn a pickle that you trust into a table or arrays")
+    turn.add_argument("--trust", type=Path, required=True, metavar="FILE")
+    turn.add_argument("--sha256", required=True, metavar="HEX", help="of the file that you trust")
     return top
 
 
@@ -210,6 +215,9 @@ def main(argv: list[str] | None = None) -> int:
             return check(args.name, args.options, args.path, args.strict, args.partial)
         if args.command == "download":
             return download(args.name, args.path, args.subjects, args.dry_run)
+        if args.command == "convert":
+            print(f"{convert(args.trust, args.sha256)} is written")
+            return 0
         return twin(args.name, args.folder, args.fault)
     except (OSError, ValueError) as error:
         print(f"study: {error}", file=sys.stderr)

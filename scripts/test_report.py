@@ -14,8 +14,8 @@ from scripts.report import main
 from scripts.screenshot import screenshot
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ["Experiment", "Test", "Subjects", "Controls", "Retrieved segments", "Sensors", "Features", "Training", "Leak audit",
-            "Config", "Environment"]
+SECTIONS = ["Experiment", "Test", "Subjects", "Controls", "Retrieved segments", "Sensors", "Features", "Training",
+            "Leak audit", "Config", "Environment"]
 
 
 @pytest.fixture

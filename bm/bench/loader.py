@@ -79,7 +79,8 @@ def plain_finish() -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.nd
 def mne_loader(folder: Path, dataset: SegmentDataset, ids: np.ndarray) -> Callable[[], int]:
     """The obvious way: an `mne.Epochs` per recording, a feature per item, a collate."""
     import mne
-    raws, banks = [], dataset.banks[0]
+    raws, bank = [], dataset.banks[0]
+    assert isinstance(bank, Bank)
     info = mne.create_info(CHANNELS, RATE, "mag")
     for i in range(RECORDINGS):
         path = folder / f"{i}_raw.fif"
@@ -98,7 +99,7 @@ def mne_loader(folder: Path, dataset: SegmentDataset, ids: np.ndarray) -> Callab
         recording = dataset.recording[i]
         brain = epochs[recording][int(i - offset[recording])].get_data(copy=False, verbose="ERROR")[0]
         first = dataset.first[i]
-        mel = np.stack([banks.rows[row] for row in banks.index[recording][first:first + TIMES]], 1)
+        mel = np.stack([bank.rows[row] for row in bank.index[recording][first:first + TIMES]], 1)
         x = torch.from_numpy(brain.astype(np.float32))
         x = (x - torch_scalers.brain.center[recording][:, None]) / torch_scalers.brain.scale[recording][:, None]
         return {"brain": x.clamp(-MAX_SCALE, MAX_SCALE), "mel": torch.from_numpy(mel)}

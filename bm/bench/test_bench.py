@@ -1,7 +1,11 @@
 """Half of each ratio that the data path was asked for, on a busy machine."""
+import pytest
+
 from bm.bench.decoder import compare_attention, compare_retrieval, compare_step
 from bm.bench.loader import run as loader
 from bm.bench.startup import run as startup
+
+pytestmark = pytest.mark.alone
 
 
 def test_loader_and_start_up_are_fast():

@@ -175,7 +175,8 @@ def assemble(cfg: Config, root: Path) -> Data:
     report.check(dset.strict_text, shared_subjects=dset.split_by != "subject")
     _check_sizes(segments, blocks, recordings, dset)
 
-    files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)}
+    files = {stimulus: Path(path) for stimulus, path in zip(sounds["stimulus"], sounds["filepath"], strict=True)
+             } if len(sounds) else {}
     banks: list[Bank | SampleBank] = []
     for feature in features:
         if isinstance(feature, EventFeature):

@@ -45,14 +45,22 @@ class Prepared:
         return len(self.array) / self.sample_rate
 
 
-def filter_length(sample_rate: float, highpass: float) -> float:
+#: of the notch filter: frequency over width
+NOTCH_Q = 30.0
+
+
+def filter_length(sample_rate: float, highpass: float, lowpass: float = 0.0, notch: float = 0.0) -> float:
     """Half the length (s) of the filters of `prepare`: how far an instant spreads."""
     half = 24 / (0.945 * sample_rate)  # julius.ResampleFrac: 24 zero crossings, roll-off 0.945
-    return half + (8 / highpass / 2 if highpass else 0)  # julius.lowpass_filter: 8 zero crossings
+    half += sum(8 / cutoff / 2 for cutoff in (highpass, lowpass) if cutoff)  # julius.lowpass_filter: 8 zero crossings
+    return half + (np.log(1000) * NOTCH_Q / (np.pi * notch) if notch else 0)  # until it has decayed to a thousandth
 
 
-def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str) -> np.ndarray:
-    """Resamples (band-limited, julius) and high-passes (x − lowpass(x)) a signal.
+def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str, lowpass: float = 0.0,
+                   notch: float = 0.0) -> np.ndarray:
+    """Resamples (band-limited, julius), high-passes (x − lowpass(x)) and low-passes a signal; cutoffs in Hz, 0: none.
+
+    `notch` removes a frequency and its harmonics (second-order filters of width f/30, forwards and backwards).
 
     A signal without a rate (one row per event) is kept as it is. NaN stays only where the signal says that it means
     *not measured*, and only if nothing has to be filtered.
@@ -78,7 +86,7 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
         raise ValueError(f"{where}: the recording has {signal.rate!r} Hz, expected a whole number: taken for {old} Hz, "
                          f"its end would be {late:.3g} s off; let the study's reader resample it")
     raw = _finite(_read_float32(signal), signal, where)
-    if old == sample_rate and not highpass:
+    if old == sample_rate and not (highpass or lowpass or notch):
         return raw
     if np.isnan(raw).any():
         raise ValueError(f"{where}: values that were not measured (NaN) cannot be resampled or filtered: use "
@@ -92,8 +100,20 @@ def prepare_signal(signal: Signal, sample_rate: int, highpass: float, where: str
             mean = x.mean(1, keepdim=True)
             x = julius.resample_frac(x - mean, old, sample_rate)
             x = x - julius.lowpass_filter(x, highpass / sample_rate) if highpass else x + mean
+            if lowpass:
+                x = julius.lowpass_filter(x, lowpass / sample_rate)
+            if notch:
+                x = torch.from_numpy(_notch(x.numpy(), notch, sample_rate))
             out[:, chunk] = x[:, :len(out)].T.numpy()
     return out
+
+
+def _notch(x: np.ndarray, frequency: float, sample_rate: int) -> np.ndarray:
+    """`(channels, time)` without a frequency and its harmonics below half the rate."""
+    from scipy.signal import filtfilt, iirnotch
+    for harmonic in np.arange(frequency, sample_rate / 2 - 1e-6, frequency):
+        x = filtfilt(*iirnotch(harmonic, NOTCH_Q, sample_rate), x)
+    return x.astype(np.float32)
 
 
 def _finite(raw: np.ndarray, signal: Signal, where: str) -> np.ndarray:
@@ -130,16 +150,18 @@ def _read_float32(signal: Signal, rows: int = 20_000) -> np.ndarray:
     return out
 
 
-def prepare(recording: Recording, store: Store, sample_rate: int, highpass: float) -> Prepared:
+def prepare(recording: Recording, store: Store, sample_rate: int, highpass: float, lowpass: float = 0.0,
+            notch: float = 0.0) -> Prepared:
     """The prepared recording, from the cache or made now. See `prepare_signal` for errors."""
     _check_files(recording, recording.source_files())
     key = {"stage": "prepare", "version": 2, "recording": recording.name, "sample_rate": sample_rate,
-           "highpass": highpass, "options": recording.signal_options(),
+           "highpass": highpass, **({"lowpass": lowpass} if lowpass else {}), **({"notch": notch} if notch else {}),
+           "options": recording.signal_options(),
            "source": [file_identity(path) for path in recording.source_files()]}
 
     def make(folder: Path) -> None:
         signal = recording.signal()
-        np.save(folder / "brain.npy", prepare_signal(signal, sample_rate, highpass, recording.name))
+        np.save(folder / "brain.npy", prepare_signal(signal, sample_rate, highpass, recording.name, lowpass, notch))
         signal.channels.to_parquet(folder / "channels.parquet")
         (folder / "rate.json").write_text(json.dumps(None if signal.rate is None else sample_rate))
 
@@ -200,8 +222,8 @@ def _sound_identity(path: Path) -> str | None:
     return file_sha256(path) if path.exists() else None
 
 
-def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, highpass: float, workers: int = 0
-                ) -> list[Prepared]:
+def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, highpass: float, workers: int = 0,
+                lowpass: float = 0.0, notch: float = 0.0) -> list[Prepared]:
     """Prepares recordings side by side, with a progress bar when there is something to do."""
     from concurrent.futures import as_completed
     from os import cpu_count
@@ -209,7 +231,8 @@ def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, hig
     from tqdm import tqdm
     # threads: the filters release the interpreter, and every process would pay for importing torch
     with ThreadPoolExecutor(workers or min(cpu_count() or 1, 8)) as pool:  # each holds a raw recording
-        jobs = [pool.submit(prepare, recording, store, sample_rate, highpass) for recording in recordings]
+        jobs = [pool.submit(prepare, recording, store, sample_rate, highpass, lowpass, notch)
+                for recording in recordings]
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", leave=False, disable=None):
             job.result()
     return [job.result() for job in jobs]

@@ -96,3 +96,24 @@ def test_a_replaced_sound_is_read_again(recordings, tmp_path, wav, monkeypatch):
     wav.write_bytes(wav.read_bytes()[:-1000])
     read_events(recordings[0], store)
     assert calls
+
+
+def test_low_pass_and_notch(tmp_path, recordings):
+    """A sine below the cutoff stays, one above it and the mains (with its harmonic) go; each is another cache entry."""
+    t = np.arange(4000) / 400
+    def power(frequency, **filters):
+        x = np.sin(2 * np.pi * frequency * t)[:, None].astype(np.float32)
+        y = prepare_signal(Signal.from_array(x, 400, channels_table(1)), 400, 0, "x", **filters)
+        return y[1000:3000].std() / x.std()
+    assert power(10, lowpass=30.0) == pytest.approx(1, abs=0.02) and power(60, lowpass=30.0) < 0.01
+    assert power(50, notch=50.0) < 0.01 and power(100, notch=50.0) < 0.01
+    assert power(45, notch=50.0) == pytest.approx(1, abs=0.03)
+    step = np.zeros((4000, 1), np.float32)
+    step[2000] = 1
+    for filters in ({"lowpass": 30.0}, {"notch": 50.0}):
+        y = prepare_signal(Signal.from_array(step, 400, channels_table(1)), 400, 0, "x", **filters)[:, 0]
+        far = np.abs(t - 5) > filter_length(400, 0, **filters)
+        assert np.abs(y[far]).max() < 2e-3 * np.abs(y).max()
+    store = Store(tmp_path)
+    folders = {prepare(recordings[0], store, 50, 0, *filters).folder for filters in [(), (0, 0), (20, 0), (0, 20)]}
+    assert len(folders) == 3

@@ -151,6 +151,9 @@ def permutation_chance(result: Retrieval, recordings: Any, blocks: Any, starts: 
     irregular words fall out of step. So `null` is widened around its mean by sqrt(variance of hits in whole runs / in
     rotated ones), the former from the covariance of hits that are as far apart as their candidates.
 
+    From 20 blocks on the interval was right in the simulations (92–97 % of 200 to 300 repetitions inside). Of four
+    people and ten short blocks it is too narrow (86–93 %).
+
     Nothing is scored again: the best candidates of each estimate (`Retrieval.best`) say whether another segment would
     have been found. Of tied candidates one is kept, so that `null` has whole hits where `observed` has their expected
     value.

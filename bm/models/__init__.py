@@ -12,15 +12,16 @@ from bm.batch import BatchSpec
 from bm.models.base import BrainModel, unknown_name
 from bm.models.convrnn import ConvRNN
 from bm.models.deepmel import DeepMel
+from bm.models.eeg_transformer import EEGTransformer
 from bm.models.simpleconv import SimpleConv
 from bm.models.wav2vec2 import Wav2Vec2
 
-__all__ = ["BrainModel", "ConvRNN", "DeepMel", "SimpleConv", "Wav2Vec2", "build_model", "register"]
+__all__ = ["BrainModel", "ConvRNN", "DeepMel", "EEGTransformer", "SimpleConv", "Wav2Vec2", "build_model", "register"]
 
 Model = TypeVar("Model", bound=type[nn.Module])
 
 _MODELS: dict[str, type[nn.Module]] = {"simpleconv": SimpleConv, "convrnn": ConvRNN, "deep_mel": DeepMel,
-                                      "wav2vec2": Wav2Vec2}
+                                      "wav2vec2": Wav2Vec2, "eeg_transformer": EEGTransformer}
 
 
 def register(name: str) -> Callable[[Model], Model]:

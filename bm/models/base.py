@@ -2,7 +2,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ def parse_options(cls: type[Options], options: Mapping[str, Any], owner: str) ->
 class BrainModel(nn.Module):
     """A network from a `Batch` to `(B, out_channels, T)`, built from what all batches have in common.
 
+    The class attribute `pooled` says that the output is `(B, out_channels)` instead, one vector per segment.
+
     Args:
         spec: what a batch holds.
         out_channels: rows of the output, e.g. the sum of `FeatureSpec.out_dim` (decode) or the sensors (encode).
@@ -40,6 +42,8 @@ class BrainModel(nn.Module):
             the spec's is refused, as the batches would not fit.
         n_subjects: number of subject-specific parameters, all subjects of the spec if not given.
     """
+
+    pooled: ClassVar[bool] = False
 
     def __init__(self, spec: BatchSpec, out_channels: int, in_channels: Mapping[str, int] | None = None,
                  n_subjects: int | None = None):

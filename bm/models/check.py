@@ -41,7 +41,7 @@ def make_batch(spec: BatchSpec, size: int = 4, recordings: int = 2, seed: int = 
 
 
 def check_model(build: Build, spec: BatchSpec, *, out_channels: int, call: Call = lambda model, batch: model(batch),
-                merges_sensors: bool = False, device: torch.device | str = "cpu") -> None:
+                merges_sensors: bool = False, pooled: bool = False, device: torch.device | str = "cpu") -> None:
     """Checks a model: shapes, gradients, dtype, independence of the batch, state, and that nothing is mutated.
 
     Args:
@@ -49,6 +49,7 @@ def check_model(build: Build, spec: BatchSpec, *, out_channels: int, call: Call 
         spec: sizes to try; small ones keep it fast.
         out_channels: rows expected in the output.
         call: how the model is applied to a batch.
+        pooled: the output has no time axis.
         merges_sensors: also check that the order of the sensors does not matter.
         device: where to check.
 
@@ -57,7 +58,8 @@ def check_model(build: Build, spec: BatchSpec, *, out_channels: int, call: Call 
     batch = make_batch(spec).to(device)
     model = build(spec).to(device)
     for size in (1, len(batch)):
-        _check_output(call(model.eval(), batch[:size]), (size, out_channels, spec.times), batch)
+        shape = (size, out_channels) if pooled else (size, out_channels, spec.times)
+        _check_output(call(model.eval(), batch[:size]), shape, batch)
     _check_training(model, batch, call)
     model.eval()
     _check_unchanged(model, batch, call)

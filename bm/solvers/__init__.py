@@ -11,5 +11,17 @@ def build_solver(cfg: Config, folder: Path, root: Path, link: Any) -> Solver:
     if cfg.task.type.startswith("linear"):
         from bm.solvers.linear import LinearSolver
         return LinearSolver(cfg, folder, root, link)
+    if cfg.task.type == "classify":
+        if cfg.classify.method == "network":
+            from bm.solvers.classify import ClassifySolver
+            return ClassifySolver(cfg, folder, root, link)
+        from bm.solvers.classify_baseline import BaselineSolver
+        return BaselineSolver(cfg, folder, root, link)
+    if cfg.task.type == "ridge":
+        from bm.solvers.voxelwise import VoxelwiseSolver
+        return VoxelwiseSolver(cfg, folder, root, link)
+    if cfg.task.type == "rsa":
+        from bm.solvers.rsa import RSASolver
+        return RSASolver(cfg, folder, root, link)
     from bm.solvers.decode import DecodeSolver
     return {"decode": DecodeSolver}[cfg.task.type](cfg, folder, root, link)

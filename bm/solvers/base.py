@@ -229,7 +229,8 @@ class Solver(ABC):
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch has no one error for a damaged file
-                logger.warning("%s cannot be read (%s): trying the one before", path, f"{type(error).__name__}: {error}".splitlines()[0])
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                logger.warning("%s cannot be read (%s): trying the one before", path, reason)
                 continue
             self.load_state_dict(state["solver"])
             self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]

@@ -1,6 +1,16 @@
 """Where recordings come from. Importing this package registers every study."""
-from bm.studies import bids, brennan2019, broderick2019, gwilliams2022, natsounds, schoffelen2019, simulated
+from bm.studies import (
+    bids,
+    brennan2019,
+    broderick2019,
+    eegmmidb,
+    gwilliams2022,
+    natsounds,
+    nh2015,
+    schoffelen2019,
+    simulated,
+)
 from bm.studies.base import STUDIES, Recording, Signal, Study
 
-__all__ = ["STUDIES", "Recording", "Signal", "Study", "bids", "brennan2019", "broderick2019", "gwilliams2022",
-           "natsounds", "schoffelen2019", "simulated"]
+__all__ = ["STUDIES", "Recording", "Signal", "Study", "bids", "brennan2019", "broderick2019", "eegmmidb",
+           "gwilliams2022", "natsounds", "nh2015", "schoffelen2019", "simulated"]

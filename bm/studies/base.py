@@ -100,13 +100,13 @@ class Recording(ABC):
 class Study(ABC):
     """A dataset: lists recordings. Register with `@register_study`; `conf/selections/*.yaml` name it with arguments.
 
-    Class attributes: `name` (lower-case key), `blocks` (which events start a block: "sentence", "sound" or
-    "sentence_or_sound"), `merge_blocks` (whether short blocks may be merged up to `dset.min_block_duration`), `facts`
-    (its fact sheet).
+    Class attributes: `name` (lower-case key), `blocks` (which events start a block: "sentence", "sound",
+    "sentence_or_sound" or "block"), `merge_blocks` (whether short blocks may be merged up to
+    `dset.min_block_duration`), `facts` (its fact sheet).
     """
 
     name: ClassVar[str]
-    blocks: ClassVar[Literal["sentence", "sound", "sentence_or_sound"]] = "sentence"
+    blocks: ClassVar[Literal["sentence", "sound", "sentence_or_sound", "block"]] = "sentence"
     merge_blocks: ClassVar[bool] = True
     facts: ClassVar[Facts | None] = None
 

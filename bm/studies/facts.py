@@ -11,7 +11,7 @@ class Facts:
         citation, doi: of the paper that presents the data.
         licence: of the data; "none stated" where the authors say nothing.
         device: e.g. "MEG, KIT 208", "ECoG".
-        sensors: channels of a recording.
+        sensors: channels of a recording, None where each has its own number.
         rate: Hz of the published recordings, None where each row answers one event.
         subjects, recordings: numbers of them.
         hours: of recordings, None if not known.
@@ -25,7 +25,7 @@ class Facts:
     doi: str
     licence: str
     device: str
-    sensors: int
+    sensors: int | None
     rate: float | None
     subjects: int
     recordings: int

@@ -294,7 +294,7 @@ def quality_of(recording: Recording) -> Quality:
     measures["sounds"] = float((events["kind"] == "sound").sum())
     measures["phonemes"] = float((events["kind"] == "phoneme").sum())
     findings = judge(measures)
-    if measures["words"] == 0:
+    if measures["words"] == 0 and (events["language"] != "").any():  # "": not about speech
         findings.append(Finding("warn", "no_words", "the events have no word"))
     about["vocabulary"] = frozenset(events.loc[events["kind"] == "word", "word"].astype(str).str.lower()
                                     ) if measures["words"] else frozenset()

@@ -1,0 +1,178 @@
+"""XPs that compare layers with the brain: on a twin, on a planted truth, and on real voxels."""
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+from dora.link import Link
+from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file, save_file
+
+from bm.config import check_config, to_plain
+from bm.linear.voxelwise import gram, random_splits, voxelwise
+from bm.metrics.layers import best_layer
+from bm.solvers import build_solver
+from bm.studies.twins import make_twin
+
+ROOT = Path(__file__).parents[2]
+CODE = '''
+import numpy as np
+
+
+def network():
+    """Two layers: the log power of each of two bands, which the twin's voxels follow, and noise made of the sound."""
+    def ask(audio):
+        spectrum = np.abs(np.fft.rfft(audio)) ** 2
+        frequency = np.fft.rfftfreq(len(audio), 1 / 16000)
+        bands = [spectrum[(frequency > low) & (frequency < high)].sum() for low, high in [(250, 350), (2900, 3100)]]
+        rng = np.random.default_rng(int(1e6 * np.abs(audio).sum()))
+        return {"noise": rng.standard_normal(20), "bands": np.log10(bands)}
+    return ask
+'''
+
+
+def run(tmp_path, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = check_config(to_plain(compose("config", [
+            "preset=layers", "device=cpu", f"cache={tmp_path / 'cache'}", *overrides])))
+    folder = tmp_path / "xp"
+    folder.mkdir(exist_ok=True)
+    return build_solver(cfg, folder, Path("."), Link(folder / "history.json")), folder
+
+
+@pytest.fixture
+def twin(tmp_path, monkeypatch):
+    (tmp_path / "band_net_for_tests.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = make_twin("nh2015", tmp_path / "twin", sounds=40)
+    yield [f"study_paths.nh2015={folder}", "dset.selections=[nh2015]", "+selections.nh2015.n_sounds=40",
+           "encoding.model='band_net_for_tests:network'", "encoding.rms=null", "encoding.n_splits=4"]
+    sys.modules.pop("band_net_for_tests", None)
+
+
+def test_the_layer_that_the_voxels_follow_is_found(tmp_path, twin):
+    solver, folder = run(tmp_path, *twin, "encoding.predictions=true")
+    metrics = solver.run()
+    assert metrics["best_name"] == "bands" and metrics["layers_r"]["noise"] < 0.3 < 0.9 < metrics["r"]
+    assert metrics["independent_r2"] > 0.9 and (metrics["n_voxels"], metrics["n_subjects"]) == (7, 2)
+    assert set(metrics["regions"]) == {"all", "Primary", "Lateral", "Posterior", "Anterior"}
+    assert metrics["regions"]["all"]["position"] == 1 and metrics["dimensionality"]["bands"] <= 2
+    table = pd.read_parquet(folder / "voxels.parquet")
+    assert len(table) == 2 * 7 * 4
+    assert {"layer", "subject", "region", "voxel", "split", "r2_test_c", "alphas"} <= set(table)
+    with scipy.io.netcdf_file(folder / "scores.nc", mmap=False) as file:
+        assert json.loads(file.layers) == ["noise", "bands"] and file.variables["r_test"].shape == (2, 7, 4)
+        np.testing.assert_allclose(file.variables["r2_test_c"][:].ravel(), table["r2_test_c"], rtol=1e-6)
+        assert json.loads(file.voxel_subject) == ["1"] * 4 + ["4"] * 3
+    predictions = load_file(folder / "predictions.safetensors")["bands"]
+    assert predictions.shape == (40, 4, 7) and np.isfinite(predictions).mean() == 0.5
+    regions = pd.read_csv(folder / "regions.csv")
+    assert regions["layer"][0] == "bands" and regions["n_voxels"].tolist()[0] == 7
+    assert solver.run() == json.loads((folder / "result.json").read_text())["test"]
+
+
+def test_similarity_finds_it_too(tmp_path, twin):
+    for kind in ("pearson", "crossnobis"):
+        (tmp_path / kind).mkdir()
+        solver, folder = run(tmp_path / kind, *twin, "task.type=rsa", f"encoding.rdm={kind}",
+                             "encoding.standardise=false")
+        metrics = solver.run()
+        assert metrics["best_name"] == "bands" and metrics["p"] < 0.01
+        assert metrics["layers"]["bands"] > metrics["layers"]["noise"] + 0.2
+        assert metrics["ceiling_low"] < metrics["ceiling_high"] <= 1
+        table = pd.read_parquet(folder / "rsa.parquet")
+        assert len(table) == (2 * 4 + 1) * 2 * 2
+        assert load_file(folder / "rdms.safetensors")["bands"].shape == (40, 40)
+
+
+def test_components_and_published_activations(tmp_path, twin):
+    published = tmp_path / "published"
+    published.mkdir()
+    rng = np.random.default_rng(0)
+    solver, _ = run(tmp_path, *twin)
+    solver.build()
+    for sound in solver.data.sounds:
+        save_file({"fc": rng.random(9).astype(np.float32)}, published / f"{sound}_activations.safetensors")
+    solver, _ = run(tmp_path, *twin, "encoding.model=null", f"encoding.activations={published}",
+                    "selections.nh2015.space=components")
+    metrics = solver.run()
+    assert metrics["n_voxels"] == 3 and metrics["best_name"] == "fc" and metrics["r"] < 0.5
+
+
+@pytest.mark.parametrize("overrides,message", [
+    (["encoding.model=null"], "needs encoding.model"),
+    (["encoding.permuted=true", "encoding.random=true"], "permuted and random"),
+    (["encoding.n_train=39"], "10 splits of 40 sounds, 39 of them|4 splits of 40 sounds, 39 of them"),
+])
+def test_wrong_options(tmp_path, twin, overrides, message):
+    def start():
+        return run(tmp_path, *twin, *overrides)[0].run()
+    with pytest.raises((ValueError, SystemExit), match=message):
+        start()
+
+
+def test_voxels_of_a_layer_are_given_back_to_it():
+    """Responses made from layer k of a chain of layers: at least 95 % are assigned to k ± 1."""
+    rng = np.random.default_rng(0)
+    layers = [rng.standard_normal((165, 40)) @ rng.standard_normal((40, 120))]
+    for _ in range(6):
+        mixed = np.maximum(layers[-1] @ rng.standard_normal((120, 120)) / 120 ** 0.5, 0)
+        layers.append(mixed - mixed.mean(0))
+    truth = np.repeat(np.arange(7), 30)
+    y = np.empty((165, len(truth), 3))
+    for v, k in enumerate(truth):
+        signal = layers[k] @ rng.standard_normal(120)
+        y[:, v] = (signal / signal.std())[:, None] + 0.7 * rng.standard_normal((165, 3))
+    scores = np.stack([voxelwise(gram(x), y, random_splits()).best_r2 for x in layers])
+    found = best_layer(scores)
+    chosen = np.median(found.layer, 0)
+    assert (np.abs(chosen - truth) <= 1).mean() >= 0.95 and (chosen == truth).mean() > 0.7
+
+
+MEL = """
+import numpy as np
+
+from bm.features.audio import MelSpectrum
+
+
+def network():
+    def ask(audio):
+        mel = MelSpectrum(norm_audio=False, normalized=False).compute(audio, 16000)
+        return {"mel": np.concatenate([mel.mean(0), mel.std(0), np.abs(np.diff(mel, axis=0)).mean(0)])}
+    return ask
+"""
+
+
+def test_real_components_are_predicted_from_a_spectrum(shared_data, tmp_path, monkeypatch):
+    """Six fMRI components of 165 sounds from level, spread and change in 40 bands: the acoustic ones best."""
+    folder = tmp_path / "natsounds"
+    folder.mkdir()
+    for name in ("natsound165_neural", "natsound165_sounds"):
+        (folder / name).symlink_to(shared_data(name))
+    (tmp_path / "mel_net_for_tests.py").write_text(MEL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    solver, xp = run(tmp_path, f"study_paths.natsounds={folder}", "selections.natsounds_fmri.space=components",
+                     "encoding.model='mel_net_for_tests:network'")
+    metrics = solver.run()
+    table = pd.read_parquet(xp / "voxels.parquet").groupby("voxel", observed=True, sort=False)["r_test"].median()
+    assert metrics["n_voxels"] == 6 and 0.35 < metrics["r"] < 0.8
+    assert table.iloc[:3].min() > 0.5 > table.iloc[3:].min() > 0.1
+
+
+@pytest.mark.slow
+def test_whisper_is_like_auditory_cortex(shared_data, tmp_path):
+    """The paper's protocol on real voxels: trained layers above .85, untrained ones far below."""
+    folder = tmp_path / "natsounds"
+    folder.mkdir()
+    for name in ("natsound165_neural", "natsound165_sounds"):
+        (folder / name).symlink_to(shared_data(name))
+    own = [f"study_paths.natsounds={folder}", f"encoding.model={shared_data('whisper_tiny_en_encoder')}",
+           "encoding.n_splits=5"]
+    r = {}
+    for name, more in [("trained", []), ("random", ["encoding.random=true"])]:
+        (tmp_path / name).mkdir()
+        r[name] = run(tmp_path / name, *own, *more)[0].run()["r"]
+    assert r["trained"] >= 0.85 and r["random"] < 0.6
