@@ -31,7 +31,7 @@ test: install lint  ## fast tests (≤ 12 minutes on 2 cores)
 	$(BIN)/pytest -m "alone and not slow"
 
 test-slow: install  ## slow tests: the demo from the command line, pages in a browser
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m slow --durations=25
 
 browser:  ## Chromium for the tests of HTML pages (Debian, as root; without it they are skipped)
 	@bash scripts/install_browser.sh
