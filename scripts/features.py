@@ -2,8 +2,9 @@
 
     python -m scripts.features fetch NAME [--to FOLDER]
         a model of the Hugging Face hub (facebook/wav2vec2-large-xlsr-53) into the folder of `features_models`
-    python -m scripts.features compute [OVERRIDES …]
-        all data of that XP (dset.features=[Wav2VecTransformer] …), so that its start finds it in the cache
+    python -m scripts.features compute [OVERRIDES …] [--slurm] [--partition P] [--gpus N] [--minutes M]
+        all data of that XP (dset.features=[Wav2VecTransformer] …), so that its start finds it in the cache; with
+        --slurm as an array of jobs, one per feature
     python -m scripts.features show SIG|FILE [--features A,B] [--start S] [--seconds S] [--out X.png]
         a picture of features over time above words and phonemes: of an XP, as its model sees them in its first
         recording; of a sound file, at their own rates (words and phonemes from the TextGrid beside it, if there is one)
@@ -37,6 +38,35 @@ def fetch(name: str, folder: Path) -> Path:
         raise SystemExit(f"cannot fetch {name!r} from the Hugging Face hub: {first.rstrip('.')}. Is the name right "
                          f"(org/name), and the network there? A folder copied to {target} does as well") from error
     return find_model(name, folder)
+
+
+def submit(argv: list[str], cluster: str, partition: str | None, gpus: int, minutes: int) -> None:
+    """Makes the features of the XP of these overrides in an array of jobs, one per feature; waits for all.
+
+    Raises:
+        SystemExit: a job failed; the message has its last line.
+    """
+    import submitit
+    from dora.git_save import to_absolute_path
+
+    from bm.config import check_config, to_plain
+    from bm.train import main as train
+    cfg = check_config(to_plain(train.get_xp(argv).cfg))
+    executor = submitit.AutoExecutor(Path(to_absolute_path(cfg.cache)) / "jobs", cluster=cluster)
+    executor.update_parameters(name="features", gpus_per_node=gpus, cpus_per_task=4, timeout_min=minutes,
+                               **({} if partition is None else {"slurm_partition": partition}))
+    with executor.batch():
+        jobs = [executor.submit(compute, [*argv, f"dset.features=[{name}]"]) for name in cfg.dset.features]
+    print(f"{len(jobs)} jobs, logs in {executor.folder}")
+    failed = []
+    for name, job in zip(cfg.dset.features, jobs, strict=True):
+        error = job.exception()
+        print(f"{name}: {'done' if error is None else 'failed'} (job {job.job_id})")
+        if error is not None:
+            lines = str(error).splitlines()  # a traceback, and where the logs are
+            failed.append(f"{name}: " + next((line for line in reversed(lines) if "Error: " in line), lines[-1]))
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 def compute(argv: list[str]) -> None:
@@ -129,6 +159,11 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--to", type=Path, default=Path("features_models"), help="folder (./features_models)")
     one = commands.add_parser("compute", help="fill the cache ahead")
     one.add_argument("overrides", nargs="*", help="of the config, as for dora run")
+    one.add_argument("--slurm", dest="cluster", action="store_const", const="slurm", help="an array of SLURM jobs")
+    one.add_argument("--cluster", choices=["slurm", "local"], help="where jobs run; local: processes of this machine")
+    one.add_argument("--partition")
+    one.add_argument("--gpus", type=int, default=1, help="per job")
+    one.add_argument("--minutes", type=int, default=1200, help="time limit of a job")
     one = commands.add_parser("show", help="draw features over time")
     one.add_argument("what", metavar="SIG|FILE")
     one.add_argument("--features", default="", help="names, with commas between (those of the config)")
@@ -138,6 +173,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.command == "fetch":
         print(fetch(args.name, args.to))
+    elif args.command == "compute" and args.cluster:
+        submit(args.overrides, args.cluster, args.partition, args.gpus, args.minutes)
     elif args.command == "compute":
         compute(args.overrides)
     else:

@@ -120,3 +120,21 @@ def test_computed_ahead_and_shown(tmp_path, shared_data):
     assert out.stat().st_size > 10_000
     rows = np.load(next(path for path in made if "bank/SpeechModel" in str(path)), mmap_mode="r")
     assert rows.dtype == np.float16 and rows.shape[1] == 384
+
+
+@pytest.mark.slow
+def test_computed_by_jobs(tmp_path):
+    """An array of jobs, here as processes of this machine; one that fails is named."""
+    import subprocess
+    env = environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "scripts.features", "compute", *arguments, "--cluster", "local",
+                               "--gpus", "0"], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = call(*TINY, "dset.features=[Envelope,WordLength]")
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs" in done.stdout and "Envelope: done" in done.stdout and "WordLength: done" in done.stdout
+    assert {path.parents[1].name for path in (tmp_path / "cache" / "bank").rglob("rows.npy")} == {"Envelope",
+                                                                                                "WordLength"}
+    done = call(*TINY, "dset.features=[Envelope,SpeechModel]", "dset.features_params.SpeechModel.model=nobody/net")
+    assert done.returncode == 1 and "SpeechModel: " in done.stderr and "nobody/net" in done.stderr
