@@ -15,6 +15,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 from bm.store import file_sha256, remove_tree
@@ -282,7 +283,14 @@ def _unpack(archive: Path, folder: Path) -> None:
             opened.extractall(folder)
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as opened:
-            opened.extractall(folder, filter="data")  # refuses paths and links that lead out, and devices
+            for member in opened.getmembers():
+                if not (member.isfile() or member.isdir()):
+                    raise ValueError(f"{archive}: {member.name!r} is a link or a device, expected files and folders")
+                if member.name not in (".", "./"):
+                    inside(folder, member.name)
+            # Python before 3.11.4 has no filters; it is checked above all the same
+            options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            opened.extractall(folder, **options)
     else:
         raise ValueError(f"{archive}: expected a zip or tar archive")
 
