@@ -92,7 +92,7 @@ def test_the_page_in_a_browser(browser, report):
     assert seen["toc"] == SECTIONS
     names = [name for name, *_ in seen["images"]]
     assert names == ["Accuracy by number of guesses", "Accuracy by subject", "Spatial attention",
-                     "Training and validation"]
+                     "Features over time", "Training and validation"]
     assert all(width > 300 and shown > 300 for _, width, shown in seen["images"])
     assert len(seen["tables"]) == 12 and all(rows >= 1 and height > 20 for rows, height in seen["tables"])
     test = json.loads((report.parent / "result.json").read_text())["test"]

@@ -48,8 +48,8 @@ def test_from_the_files_to_the_report(twins, selections, more):
     folder = next((Path(env["BM_OUTPUTS"]) / "xps").iterdir())
     result = json.loads((folder / "result.json").read_text())
     assert result["epochs"] == 2 and result["test"]["n"] > 5
-    # a twin's brain is noise: there is nothing to find
-    assert result["test"]["top10_p"] > 0.01
+    # a twin's brain is noise, in too few blocks for a p-value: only what cannot be is refused
+    assert result["test"]["top10"] < 3 * result["test"]["top10_chance"] and 0 < result["test"]["top10_p"] <= 1
     run("scripts.report", folder.name)
     page = (folder / "report.html").read_text()
     assert "Accuracy by subject" in page and "Leak audit" in page

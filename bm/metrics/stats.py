@@ -13,6 +13,9 @@ logger = logging.getLogger(__name__)
 
 MIN_SUBJECTS = 10
 
+# Below this number of blocks of stimulus chance intervals were too narrow in simulations.
+MIN_BLOCKS = 20
+
 # Hits depend on one another over the windows that overlap: at a word every 0.3 s, some ten lags.
 MAX_LAG = 100
 
@@ -91,6 +94,12 @@ def _warn_of_few(n_subjects: int, n_blocks: int) -> None:
                    n_subjects, MIN_SUBJECTS, n_blocks)
 
 
+@lru_cache
+def _warn_of_few_blocks(n_blocks: int) -> None:
+    logger.warning("the interval of chance and p-values come from %d blocks of stimulus: below %d they are too sure of "
+                   "themselves", n_blocks, MIN_BLOCKS)
+
+
 def _draw(generator: np.random.Generator, number: int, n_boot: int) -> np.ndarray:
     """How often each of `number` items is drawn, `(n_boot, number)`."""
     return generator.multinomial(number, np.full(number, 1 / number), size=n_boot).astype(float)
@@ -155,8 +164,8 @@ def permutation_chance(result: Retrieval, recordings: Any, blocks: Any, starts: 
     people and ten short blocks it is too narrow (86–93 %).
 
     Nothing is scored again: the best candidates of each estimate (`Retrieval.best`) say whether another segment would
-    have been found. Of tied candidates one is kept, so that `null` has whole hits where `observed` has their expected
-    value.
+    have been found. Of tied candidates one is kept, so that `null` and `observed` have whole hits where the accuracy has
+    their expected value.
 
     Args:
         recordings, blocks: labels; starts: onset in the recording (s) of each estimate of `result`. Where a recording
@@ -171,6 +180,8 @@ def permutation_chance(result: Retrieval, recordings: Any, blocks: Any, starts: 
     if start.shape != label.shape or not np.isfinite(start).all() or n_permutations < 1:
         raise ValueError(f"starts must be one finite time per estimate ({len(label)}) and n_permutations positive, got "
                          f"shape {start.shape} and {n_permutations}")
+    if n_blocks < MIN_BLOCKS:
+        _warn_of_few_blocks(n_blocks)
     order = np.lexsort((start, label))  # members of a recording in a row
     own, run = result.own[order], (label * n_blocks + block)[order]
     best = np.ascontiguousarray(result.best[order].T)
@@ -193,7 +204,8 @@ def permutation_chance(result: Retrieval, recordings: Any, blocks: Any, starts: 
         values = hits[:, :k].sum(axis=1) / len(own)
         widening = _widening(np.stack([at[:k].any(axis=0) for at in found]), np.stack(partners), run, start[order])
         null[k] = values.mean() + (values - values.mean()) * widening
-    return PermutationChance(null, {k: float(result.values[f"top{k}"].mean()) for k in result.ks})
+    # counted as `null` is: where estimates hardly differ and candidates are tied, its spread may be 0
+    return PermutationChance(null, {k: float((best[:k] == own).any(axis=0).mean()) for k in result.ks})
 
 
 def _widening(found: np.ndarray, partner: np.ndarray, run: np.ndarray, start: np.ndarray) -> float:
