@@ -164,7 +164,7 @@ def permutation_chance(result: Retrieval, recordings: Any, blocks: Any, starts: 
     people and ten short blocks it is too narrow (86–93 %).
 
     Nothing is scored again: the best candidates of each estimate (`Retrieval.best`) say whether another segment would
-    have been found. Of tied candidates one is kept, so that `null` and `observed` have whole hits where the accuracy has
+    have been found. Of tied candidates one is kept, so `null` and `observed` have whole hits where the accuracy has
     their expected value.
 
     Args:
