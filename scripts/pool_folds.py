@@ -43,15 +43,12 @@ class Pool:
 
 def grid_signatures(name: str) -> list[str]:
     """Signatures of the XPs of `grids/NAME.py`, in order; nothing is launched."""
-    from dora.explore import Herd, Launcher
-    from dora.shep import Shepherd
+    from grids._utils import get_all_explorer_sigs
     try:
         explorer = importlib.import_module(f"grids.{name}").explorer
     except ModuleNotFoundError as error:
         raise SystemExit(f"no grid {name!r}: {error}") from None
-    herd = Herd()
-    explorer(Launcher(Shepherd(train_main), train_main.get_slurm_config(), herd))
-    return list(herd.sheeps)
+    return get_all_explorer_sigs(explorer)
 
 
 def folder_of(sig: str) -> Path:

@@ -10,6 +10,7 @@ import pandas as pd
 from bm.config import nearest
 from bm.features.base import EventFeature, register_feature
 from bm.features.words import pulse
+from bm.studies.arpabet import plain
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,10 @@ IPA = {entry.split()[0]: frozenset(entry.split()[1:]) for entry in _TABLE.split(
 ARTICULATION = ("plosive", "fricative", "nasal", "approximant", "lateral", "vowel", "bilabial", "labiodental", "dental",
                 "alveolar", "postalveolar", "palatal", "velar", "glottal", "high", "mid", "low", "front", "central",
                 "back", "rounded", "voiced")
-#: stress and, after an underscore, position in the word, as forced aligners write them
-_DECORATION = re.compile(r"\d?(_[BIES])?$")
 
 
 def _arpabet(label: str) -> str | None:
-    return ARPABET.get(_DECORATION.sub("", label).lower())
+    return ARPABET.get(plain(label))
 
 
 def _ipa(label: str) -> str | None:

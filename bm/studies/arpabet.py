@@ -11,11 +11,20 @@ UNKNOWN = len(ARPABET)
 _DECORATION = re.compile(r"\d?(_[BIES])?$")
 
 
+def plain(label: str) -> str:
+    """A label without stress and position in the word, in lower case.
+
+    >>> plain("AH0_I")
+    'ah'
+    """
+    return _DECORATION.sub("", label).lower()
+
+
 def phoneme_id(label: str) -> int:
     """Place of a phoneme in `ARPABET`, `UNKNOWN` if it has none. Stress and position in the word do not matter.
 
     >>> phoneme_id("ah0_I") == phoneme_id("AH") == 2
     True
     """
-    name = _DECORATION.sub("", label).lower()
+    name = plain(label)
     return ARPABET.index(name) if name in ARPABET else UNKNOWN
