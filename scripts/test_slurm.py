@@ -117,7 +117,7 @@ def history(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def project(slurm, tmp_path_factory) -> Project:
     root = tmp_path_factory.mktemp("slurm") / "project"
-    for name in ("bm", "conf", "grids"):
+    for name in ("bm", "conf", "grids", "scripts"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "test_*"))
     shutil.copy(ROOT / ".gitignore", root)
     config = root / "conf/config.yaml"
@@ -156,6 +156,14 @@ def test_demo_grid_as_a_job_array(project, demo):
     assert "Scheduled" not in again and again.count("COM") == 2
     # relative paths start where the command was typed, not in the clone in which jobs run
     assert not list((project.root / "outputs/codes").glob("*/data")) and (project.root / "data").is_dir()
+
+
+def test_the_same_without_slurm(project, demo, tmp_path):
+    here = Project(project.root, project.env | {"BM_OUTPUTS": str(tmp_path)})
+    here.read(sys.executable, "-m", "scripts.run_grid", "demo", "0", "7", "--jobs", "2")
+    assert {path.name for path in (tmp_path / "xps").iterdir()} == {folder.name for folder in demo}
+    for folder in demo:
+        assert history(tmp_path / "xps" / folder.name) == history(folder)
 
 
 def test_a_removed_line_is_cancelled_and_a_failed_one_tried_again(project, demo):
