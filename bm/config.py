@@ -6,8 +6,10 @@ and the nearest key where the name is unknown.
 """
 import difflib
 import json
+import logging
 import os
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ from bm.flat import difference
 from bm.schema import Config, Dset, nearest
 
 __all__ = ["Config", "ConfigError", "Dset", "check_config", "check_stored", "config_difference", "nearest", "relevant",
-           "to_plain", "unknown_key"]
+           "to_plain", "unknown_key", "with_new_keys"]
+
+logger = logging.getLogger(__name__)
+
+#: where the yaml files lie in a clone; an installed package has none
+CONF = Path(__file__).parents[1] / "conf"
 
 
 class ConfigError(SystemExit, ValueError):
@@ -96,6 +103,45 @@ def relevant(plain: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that can change an XP's result: only the selections it uses, no paths."""
     used = {name: plain["selections"][name] for name in plain["dset"]["selections"]}
     return {**plain, "selections": used}
+
+
+def with_new_keys(plain: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the keys that were added since it was stored, as they are in `conf/` today (logged).
+
+    A new key's default leaves things as they were before there was the key. Options of models and features, which have
+    defaults of their own, stay as stored. Without `conf/` (the package alone is installed) nothing is added.
+    """
+    if not _lacking(plain, Config) or not CONF.is_dir():
+        return plain
+    filled: dict[str, Any] = json.loads(json.dumps(plain))
+    added = []
+    for *sections, key in _lacking(plain, Config):
+        there, default = filled, json.loads(_today())
+        for section in sections:
+            there, default = there[section], default[section]
+        there[key] = default[key]
+        added.append(f"{'.'.join([*sections, key])}={json.dumps(default[key])}")
+    logger.info("keys that were added since this config was stored: %s", ", ".join(added))
+    return filled
+
+
+def _lacking(plain: dict[str, Any], model: type[BaseModel]) -> list[tuple[str, ...]]:
+    keys: list[tuple[str, ...]] = []
+    for name, info in model.model_fields.items():
+        if name not in plain:
+            keys.append((name,))
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel) and isinstance(
+                plain[name], dict):
+            keys += [(name, *rest) for rest in _lacking(plain[name], info.annotation)]
+    return keys
+
+
+@lru_cache(maxsize=1)
+def _today() -> str:
+    """The base config of `conf/`, as JSON."""
+    from hydra import compose, initialize_config_dir
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return json.dumps(to_plain(compose("config")))
 
 
 def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[str]) -> None:

@@ -2,23 +2,16 @@
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Ratio = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+from bm.schema_parts import Alphas, Count, Encoding, Index, NonNegative, Positive, Ratio, Trf
+from bm.schema_parts import Section as _Section
 
 
 def nearest(name: str, known: Any) -> str:
     """`"; did you mean 'x'?"`, or nothing when no known name is close."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class Optim(_Section):
@@ -149,20 +142,19 @@ class Norm(_Section):
 
 
 class Task(_Section):
-    type: Literal["decode", "linear_decode", "linear_encode", "classify", "ridge", "rsa"]
+    type: Literal["decode", "linear_decode", "linear_encode", "classify", "ridge", "rsa", "encode", "trf"]
     offset_meg_ms: NonNegative
     lowpass: NonNegative
     mask_loss: bool
-
-
-class LinearAlphas(_Section):
-    low: float
-    high: float
-    n: Count
+    shuffle_pairs: bool
+    noise_brain: bool
+    meg_init: NonNegative
+    lowpass_gt: bool
+    lowpass_gt_test: bool
 
 
 class Linear(_Section):
-    alphas: LinearAlphas
+    alphas: Alphas
     cv: int | str
     alpha_per_target: bool
     tmin: float | None
@@ -178,9 +170,6 @@ class Linear(_Section):
     def _coherent(self) -> "Linear":
         if self.cv != "loo" and (isinstance(self.cv, str) or self.cv < 2):
             raise ValueError(f"cv={self.cv!r}: expected loo, or a number of folds of at least 2")
-        if self.alphas.low > self.alphas.high or (self.alphas.n == 1) != (self.alphas.low == self.alphas.high):
-            raise ValueError(f"alphas are {self.alphas.n} powers of ten from {self.alphas.low:g} to "
-                             f"{self.alphas.high:g}: expected low < high and n ≥ 2, or low = high and n = 1")
         return self
 
     def part(self, what: Literal["brain", "feature"], segment: tuple[float, float], rate: int, offset: int
@@ -220,32 +209,22 @@ class Classify(_Section):
         return self
 
 
-class Encoding(_Section):
-    model: str | None
-    layers: str
-    activations: str | None
-    options: dict[str, Any]
-    permuted: bool
-    random: bool
-    weights_seed: Index
-    keep: list[str]
-    rms: Positive | None
-    n_splits: Annotated[int, Field(ge=2)]
-    n_train: Count | None
-    alphas: LinearAlphas
-    compat: Literal["reference"] | None
-    tmin: float | None
-    tmax: float | None
+class Encode(_Section):
+    window_s: Positive
+    warmup_s: NonNegative
+    response: Literal["zscore", "max", "none"]
+    offset_ms: NonNegative
+    loss: Literal["mse", "poisson"]
     predictions: bool
-    rdm: Literal["pearson", "spearman", "crossnobis"]
-    comparison: Literal["spearman", "pearson"]
-    standardise: bool
 
-    @model_validator(mode="after")
-    def _coherent(self) -> "Encoding":
-        if self.permuted and self.random:
-            raise ValueError("permuted and random: expected one of them at most")
-        return self
+
+class Encoder(_Section):
+    name: str
+    params: dict[str, Any]
+    prefilter: str | None
+    prefilter_params: dict[str, Any]
+    wav2spec: str | None
+    wav2spec_params: dict[str, Any]
 
 
 class Wandb(_Section):
@@ -274,10 +253,12 @@ class Config(_Section):
     override_n_subjects_model: Count | None
     cache: str
     features_models: str
-    model_name: Literal["simpleconv", "convrnn", "eeg_transformer"]
+    model_name: Literal["simpleconv", "convrnn", "eeg_transformer", "braindecode", "encoder"]
     eeg_transformer: dict[str, Any]
+    braindecode: dict[str, Any]
     simpleconv: dict[str, Any]
     convrnn: dict[str, Any]
+    encoder: Encoder
     feature_model_name: str | None
     feature_model_params: dict[str, Any]
     selections: dict[str, dict[str, Any]]
@@ -291,6 +272,8 @@ class Config(_Section):
     linear: Linear
     classify: Classify
     encoding: Encoding
+    encode: Encode
+    trf: Trf
     slurm: dict[str, Any]
     dora: dict[str, Any]
 
@@ -326,21 +309,60 @@ class Config(_Section):
         if self.feature_model_name is not None and self.optim.loss != "clip":
             raise ValueError(f"feature_model_name={self.feature_model_name} learns the target, so optim.loss must be "
                              f"clip, not {self.optim.loss}: any other loss is won by a constant")
+        for key in ("shuffle_pairs", "noise_brain"):
+            if getattr(self.task, key) and self.task.type not in ("decode", "linear_decode", "linear_encode"):
+                raise ValueError(f"task.{key} has no use in task.type={self.task.type}, which has no pairs of brain "
+                                 "and sound")
         if self.task.type.startswith("linear"):
             self._linear()
         if self.task.type in ("ridge", "rsa") and (self.encoding.model is None) == (self.encoding.activations is None):
             raise ValueError(f"task.type={self.task.type} needs encoding.model (a network) or encoding.activations "
                              "(published ones), and not both")
+        self._encode()
         self._classify()
         return self
+
+    def _encode(self) -> None:
+        task = self.task.type
+        if task != "trf" and (task != "encode" or self.model_name != "encoder"):
+            if self.model_name == "encoder" and task != "encode":
+                raise ValueError(f"model_name=encoder is for task.type=encode, not {task}")
+            if task == "encode":
+                self._prompt()
+            return
+        if not self.dset.features:
+            raise ValueError(f"task.type={task} needs features: dset.features is empty")
+        if task == "encode" and self.encode.loss == "poisson" and self.encode.response == "zscore":
+            raise ValueError("encode.loss=poisson is for rates, which are never negative: set encode.response=max or "
+                             "none")
+        for key, used in [("feature_model_name", self.feature_model_name), ("task.mask_loss", self.task.mask_loss),
+                          ("task.lowpass", self.task.lowpass), ("continue_sig", self.continue_sig),
+                          ("task.offset_meg_ms (it is encode.offset_ms here)", self.task.offset_meg_ms)]:
+            if used:
+                raise ValueError(f"task.type={task} has no use for {key}={used}")
+
+    def _prompt(self) -> None:
+        what = f"task.type=encode with model_name={self.model_name}"
+        if self.model_name not in ("simpleconv", "convrnn"):
+            raise ValueError(f"{what}: expected encoder, simpleconv or convrnn")
+        if self.optim.loss not in ("l1", "mse"):
+            raise ValueError(f"{what} predicts the brain: it needs optim.loss=l1 or mse, not {self.optim.loss}")
+        if not self.dset.features or self.feature_model_name:
+            raise ValueError(f"{what} needs dset.features and no feature_model_name")
+        window = min(tmax - tmin for tmin, tmax in [(self.dset.tmin, self.dset.tmax), self.dset.test_window])
+        if self.task.meg_init + self.task.offset_meg_ms / 1000 >= window:
+            raise ValueError(f"task.meg_init={self.task.meg_init:g} s leaves nothing to predict of {window:g} s")
 
     def _classify(self) -> None:
         optim = self.optim
         if self.task.type != "classify":
-            for name, off in [("optim.name=adamw", optim.name == "adam"),
-                              ("optim.weight_decay", not optim.weight_decay), ("optim.lr_decay", optim.lr_decay == 1),
+            encode = self.task.type == "encode" and self.model_name == "encoder"
+            for name, off in [("optim.name=adamw", encode or optim.name == "adam"),
+                              ("optim.weight_decay", encode or not optim.weight_decay),
+                              ("optim.lr_decay", optim.lr_decay == 1),
                               ("optim.warmup_steps", not optim.warmup_steps),
-                              ("model_name=eeg_transformer", self.model_name != "eeg_transformer")]:
+                              (f"model_name={self.model_name}",
+                               self.model_name not in ("eeg_transformer", "braindecode"))]:
                 if not off:
                     raise ValueError(f"{name} is for task.type=classify, not {self.task.type}")
             return

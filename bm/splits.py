@@ -7,7 +7,7 @@ of them; and the chunks of sound from which features are computed are the same f
 import hashlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,7 +117,7 @@ def _canonical(blocks: pd.DataFrame, stop_of: pd.Series, rule: SplitRule, merge:
 
 
 def plan_blocks(base: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[float], rule: SplitRule,
-                merge: bool = True) -> pd.DataFrame:
+                merge: bool = True, fixed: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The blocks of every recording with their split.
 
     Args:
@@ -127,6 +127,7 @@ def plan_blocks(base: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[fl
         rule: ratios, seed, merging, purge.
         merge: whether the study lets short blocks be merged (blocks without a sound never are: they have no clock
             that all subjects share).
+        fixed: stimulus → split, for those that are not drawn.
 
     Returns:
         A table sorted by recording and start, blocks disjoint within a recording: `recording`, `start`, `stop` (s),
@@ -143,9 +144,15 @@ def plan_blocks(base: pd.DataFrame, sounds: pd.DataFrame, durations: Sequence[fl
     blocks = pd.concat(parts)
     blocks = blocks.sort_values(["recording", "start"], kind="stable").reset_index(drop=True)
     blocks = _drop_overlapping(blocks)
-    uids = blocks["uid"].unique()
+    fixed = fixed or {}
+    if unknown := set(fixed.values()) - {*SPLITS, "removed"}:
+        raise ValueError(f"events of kind sound, column 'split': got {sorted(map(str, unknown))}, expected "
+                         f"{', '.join(SPLITS)} or removed, or nothing where it is to be drawn")
+    assigned = blocks["stimulus"].map(fixed)
+    uids = blocks.loc[assigned.isna(), "uid"].unique()
     by_block = rule if rule.split_by == "stimulus" else replace(rule, n_folds=None)
-    blocks["split"] = blocks["uid"].map(dict(zip(uids, assign_splits(list(uids), by_block), strict=True)))
+    drawn = blocks["uid"].map(dict(zip(uids, assign_splits(list(uids), by_block), strict=True)))
+    blocks["split"] = drawn if assigned.isna().all() else assigned.where(assigned.notna(), drawn)
     return blocks if rule.split_by == "subject" else _purge(blocks, rule.purge)
 
 

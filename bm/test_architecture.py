@@ -9,13 +9,16 @@ import pytest
 ROOT = Path(__file__).parent
 BASE = {"batch", "store", "config", "events"}
 ALLOWED = {
-    "batch": set(), "distrib": set(), "flat": set(), "store": set(), "store_tools": {"store", "flat"}, "schema": set(),
+    "batch": set(), "distrib": set(), "flat": set(), "store": set(), "store_tools": {"store", "flat"},
+    "schema_parts": set(), "schema": {"schema_parts"},
     "config": {"schema", "flat"}, "events": {"store"},
     "studies": BASE, "splits": BASE | {"studies"}, "features": BASE | {"studies", "splits"},
     "data": BASE | {"studies", "splits", "features"},
     "models": {"batch"}, "losses": {"batch", "models"}, "metrics": {"batch", "models", "losses"},
     "linear": {"batch", "metrics"},
-    "solvers": BASE | {"distrib", "studies", "splits", "features", "data", "models", "losses", "metrics", "linear"},
+    "networks": {"batch", "config", "models", "losses"},
+    "solvers": BASE | {"distrib", "studies", "splits", "features", "data", "models", "losses", "metrics", "linear",
+                       "networks"},
     "xp_lock": set(),
     "xp_main": {"config", "xp_lock"},
     "train": BASE | {"solvers", "xp_main", "xp_lock"},

@@ -34,6 +34,12 @@ def _natsounds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {}
 
 
+def _strflab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    from bm.studies.twins.strflab import make_twin
+    monkeypatch.setattr(STUDIES["strflab"], "manifest", make_twin(folder))
+    return {"test_songs": [17, 18, 19, 20]}
+
+
 def _twin(name: str, **selection: Any) -> Make:
     def make(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
         from bm.studies.twins import make_twin
@@ -75,8 +81,11 @@ STUDY_EXAMPLES: dict[str, Make] = {
     "gwilliams2022": _twin("gwilliams2022"),
     "natsounds": _natsounds,
     "nh2015": _twin("nh2015", n_sounds=12),
+    "ns1": _twin("ns1", test_clips=[3, 6, 9, 19]),
     "schoffelen2019": _twin("schoffelen2019"),
     "simulated": lambda folder, _: {"subjects": 2, "sessions": 1, "minutes": 0.4, "rate": 100},
+    "simulated_neurons": lambda folder, _: {"clips": 3, "seconds": 1.0, "repeats": 2},
+    "strflab": _strflab,
 }
 #: feature → its parameters (or a function that makes what they name in a folder, and returns them), and a change of
 #: them that changes its values; a third item names a package that it needs
@@ -98,6 +107,7 @@ FEATURE_EXAMPLES: dict[str, tuple] = {
     "Surprisal": (_text_model("gpt2"), {"random": True}),
     "TextModel": (_text_model("roberta"), {"layers": [0]}),
     "Wav2VecChunk": ({}, {"normalized": False}),
+    "Waveform": ({}, {"rate": 8000}),
     "Wav2VecConvolution": (_wav2vec, {"normalized": False}),
     "Wav2VecTransformer": (lambda folder, shared: {**_wav2vec(folder, shared), "layers": [1, 2]}, {"layers": [3]}),
     "WordEmbedding": (_pipeline, None, "spacy"),
@@ -119,6 +129,7 @@ MODEL_EXAMPLES: dict[str, dict[str, Any]] = {
     "simpleconv": {**_SMALL, "subject_dim": 0, "merger": True, "merger_channels": 5, "merger_pos_dim": 32},
     "convrnn": {**_SMALL, "subject_dim": 4, "lstm": 1},
     "eeg_transformer": {"dim": 16, "layers": 2, "heads": 4, "tokens": 2, "ignore_channels": [1]},
+    "braindecode": {"name": "EEGNet", "params": {"kernel_length": 16}},
     "deep_mel": {"n_hidden_channels": 8, "n_hidden_layers": 2},
 }
 

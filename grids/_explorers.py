@@ -52,3 +52,12 @@ class ClassifyExplorer(DecodeExplorer):
         return [*super().get_grid_metrics()[:2],
                 group("test", [leaf(name, ".3f") for name in ("balanced_accuracy", "roc_auc", "macro_f1", "p")],
                       align=">")]
+
+
+class EncodeExplorer(DecodeExplorer):
+    """How well responses are predicted, and of those to repeated stimuli how well as a part of what could be."""
+
+    def get_grid_metrics(self) -> list[_Node]:
+        return [group("train", [leaf("epoch"), leaf("loss", ".4f")], align=">"),
+                group("valid", [leaf("r", ".3f")], align=">"),
+                group("test", [leaf(name, ".3f") for name in ("r", "r_low", "r_high", "r2", "ccnorm")], align=">")]

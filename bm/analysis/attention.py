@@ -1,8 +1,9 @@
-"""What a transformer attends to: weights of all layers, and their rollout to the input.
+"""What a network attends to: weights of a transformer's layers, and their rollout to the input; weights of a GRU.
 
 `record_attention` asks every `bm.models.eeg_transformer.SelfAttention` of a model for its weights, which the fused
-kernel never makes otherwise. Attention is no proof of use: compare with a model that never saw the labels, or with
-channels left out.
+kernel never makes otherwise, or the attention GRU of an encoder (`bm.models.encoders.attention_gru`; what follows from
+them is in `bm.analysis.encoder_attention`). Attention is no proof of use: compare with a model that never saw the
+labels, or with channels left out.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bm.models.base import BrainModel
 from bm.models.eeg_transformer import EEGTransformer, SelfAttention
+from bm.models.encoders.attention_gru import AttentionGRU
 
 HeadFusion = Literal["mean", "max", "min"]
 
@@ -20,19 +22,33 @@ HeadFusion = Literal["mean", "max", "min"]
 class Recorded:
     """The weights of all forwards inside `record_attention`."""
 
-    def __init__(self, sinks: list[list[Tensor]]) -> None:
-        self._sinks = sinks
+    def __init__(self, sinks: list[list[Tensor]], layered: bool = True) -> None:
+        self._sinks, self._layered = sinks, layered
+
+    @property
+    def forwards(self) -> list[Tensor]:
+        """The weights of each forward, as in `weights`: for inputs of different lengths."""
+        each = zip(*self._sinks, strict=True)
+        return [torch.stack(layers, 1) if self._layered else layers[0] for layers in each]
 
     @property
     def weights(self) -> Tensor:
-        """`(B, layers, heads, tokens, tokens)`, the segments of all forwards in order; rows (queries) sum to 1.
+        """The segments of all forwards in order; rows (the last dimension) sum to 1.
+
+        Shape: `(B, layers, heads, tokens, tokens)` of a transformer, queries before keys; `(B, heads or targets,
+        frames, window)` of an attention GRU, whose weight w of frame t is on input frame t − (window − 1) + w.
 
         Raises:
             RuntimeError: the model was not applied.
+            ValueError: the inputs had different lengths.
         """
         if not self._sinks[0]:
             raise RuntimeError("no attention was recorded: apply the model inside `with record_attention(model)`")
-        return torch.stack([torch.cat(layer) for layer in self._sinks], 1)
+        each = self.forwards
+        if len({weights.shape[1:] for weights in each}) > 1:
+            raise ValueError(f"inputs had different lengths ({', '.join(str(tuple(w.shape)) for w in each[:3])}…): "
+                             "take the list `forwards`")
+        return torch.cat(each)
 
 
 @contextmanager
@@ -42,17 +58,20 @@ def record_attention(model: nn.Module) -> Iterator[Recorded]:
     Raises:
         ValueError: the model has no such attention, or is recorded already.
     """
-    layers = [module for module in model.modules() if isinstance(module, SelfAttention)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no attention to record: expected a model with layers of "
-                         "bm.models.eeg_transformer.SelfAttention")
+    layers: list[SelfAttention | AttentionGRU] = [
+        module for module in model.modules() if isinstance(module, SelfAttention | AttentionGRU)]
+    recurrent = sum(isinstance(layer, AttentionGRU) for layer in layers)
+    if not layers or recurrent > 1 or 0 < recurrent < len(layers):
+        raise ValueError(f"{type(model).__name__} has no attention to record, or of several kinds: expected a model "
+                         "with layers of bm.models.eeg_transformer.SelfAttention, or one attention GRU "
+                         "(bm.models.encoders.attention_gru.AttentionGRU)")
     if any(layer.sink is not None for layer in layers):
         raise ValueError("this model's attention is being recorded already: leave the other record_attention first")
     sinks: list[list[Tensor]] = [[] for _ in layers]
     for layer, sink in zip(layers, sinks, strict=True):
         layer.sink = sink
     try:
-        yield Recorded(sinks)
+        yield Recorded(sinks, layered=not recurrent)
     finally:
         for layer in layers:
             layer.sink = None

@@ -3,10 +3,13 @@
 `make bench`, or `python -m bm.bench [NAME …]`. Each benchmark is a function that yields `Comparison`s; ratios are
 what counts, since machines differ and are busy.
 """
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,20 @@ def interleaved(*functions: Callable[[], object], repeats: int = 5, clock: Calla
             function()
             measured.append(clock() - begin)
     return [statistics.median(measured) for measured in times]
+
+
+def memory(field: str) -> int:
+    """A field of this process's memory in bytes: "VmRSS" now, "VmHWM" at its peak (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def alone(function: Callable[..., None], *arguments: Any) -> Any:
+    """What `function(*arguments, queue)` puts into its queue, in a fresh process that holds nothing else."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=function, args=(*arguments, queue))
+    process.start()
+    found = queue.get(timeout=300)
+    process.join()
+    return found

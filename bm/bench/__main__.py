@@ -5,7 +5,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-NAMES = ["loader", "startup", "cold", "linear", "voxelwise", "rdm", "decoder", "evaluation", "features", "transformer"]
+NAMES = ["loader", "startup", "cold", "linear", "voxelwise", "trf", "rdm", "decoder", "evaluation", "stats", "features",
+         "transformer", "ceilings", "lagged", "gradmaps"]
 
 
 def main() -> None:

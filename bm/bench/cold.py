@@ -1,5 +1,4 @@
 """Cold start: preparing 4 recordings of 6 minutes (208 channels, 1000 Hz, FIF), mel bands and scales; peak memory."""
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bm.bench import Comparison
+from bm.bench import Comparison, alone, memory
 from bm.bench.loader import RATE, TIMES, make_dataset
 from bm.data.loader import Montages, SegmentDataset, fit_scalers
 from bm.data.prepare import prepare, prepare_all
@@ -77,12 +76,6 @@ def cold_start(files: list[File], wav: Path, store: Store) -> dict[str, float]:
     return {"prepare": ready - begin, "mel": described - ready, "scale": time.perf_counter() - described}
 
 
-def memory(field: str) -> int:
-    """A field of this process's memory in bytes: "VmRSS" now, "VmHWM" at its peak (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
 def _peak(recording: File, store: Store, queue) -> None:
     import julius
     import torch
@@ -104,17 +97,6 @@ def _loading(folder: Path, recordings: int, queue) -> None:
     queue.put((memory("RssAnon") - before, sum(array.nbytes for array in dataset.arrays)))
 
 
-def _alone(function, *arguments):
-    """What `function(*arguments, queue)` puts into its queue, in a fresh process that holds nothing else."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=function, args=(*arguments, queue))
-    process.start()
-    found = queue.get(timeout=300)
-    process.join()
-    return found
-
-
 def run() -> Iterator[Comparison]:
     import soundfile
     with tempfile.TemporaryDirectory() as name:
@@ -126,8 +108,8 @@ def run() -> Iterator[Comparison]:
         total = sum(steps.values())
         detail = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.items())
         yield Comparison("cold start", f"4 recordings of 6 min ({detail}) / 15 s asked for", total, 15, 1)
-        peak = _alone(_peak, files[0], Store(folder / "cache2"))
-        (few, size_few), (many, size_many) = (_alone(_loading, folder, n) for n in (4, 16))
+        peak = alone(_peak, files[0], Store(folder / "cache2"))
+        (few, size_few), (many, size_many) = (alone(_loading, folder, n) for n in (4, 16))
         yield Comparison("train memory", "what 12 more recordings add to what loading holds, with 4 of them "
                          f"{few / 1e6:.0f} MB / 1 % of their arrays", max(many - few, 1) / 1e6,
                          0.01 * (size_many - size_few) / 1e6, 1, "MB")

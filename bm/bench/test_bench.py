@@ -1,6 +1,7 @@
 """Half of each ratio that the data path was asked for, on a busy machine."""
 import pytest
 
+from bm.bench.ceilings import BUDGET, compare_loops, compare_reading
 from bm.bench.decoder import compare_attention, compare_retrieval, compare_step
 from bm.bench.loader import run as loader
 from bm.bench.startup import run as startup
@@ -21,3 +22,9 @@ def test_the_decoder_is_fast():
     assert next(compare_attention(64, repeats=3)).ratio > 2.5
     speed, memory = compare_retrieval(1000, (120, 100), repeats=3)
     assert speed.ratio > 0.5 / 1.5 and memory.ratio > 1
+
+
+def test_normalised_correlations_are_fast():
+    assert compare_loops(4, 3).ratio > 20
+    row = compare_reading()
+    assert row.ours - row.other < 2 * 1000 * BUDGET

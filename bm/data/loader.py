@@ -71,15 +71,18 @@ class SegmentDataset(Dataset):
         subjects: subject index of each recording.
         banks: features.
         words: `(time,)` bool of each recording.
+        heard: for each segment the one whose features and words it gets; None: its own.
     """
 
     def __init__(self, arrays: list[np.ndarray], montages: Montages, segments: pd.DataFrame, samples: int,
-                 subjects: Sequence[int], banks: Sequence[Bank | SampleBank], words: list[np.ndarray]) -> None:
+                 subjects: Sequence[int], banks: Sequence[Bank | SampleBank], words: list[np.ndarray],
+                 heard: np.ndarray | None = None) -> None:
         self.arrays, self.montages, self.samples = arrays, montages, samples
         self.banks, self.words, self.pool = banks, words, BufferPool()
         self.first = segments["first"].to_numpy(np.int64)
         self.recording = segments["recording"].to_numpy(np.int64)
         self.subjects = np.asarray(subjects, dtype=np.int64)
+        self.heard = np.arange(len(self.first)) if heard is None else heard
 
     def __len__(self) -> int:
         return len(self.first)
@@ -97,7 +100,8 @@ class SegmentDataset(Dataset):
     def __getitems__(self, wanted: Sequence[int] | np.ndarray) -> Batch:
         ids = np.array(wanted, dtype=np.int64)
         recording = self.recording[ids]
-        at = list(zip(recording, self.first[ids], strict=True))
+        heard = self.heard[ids]
+        at = list(zip(self.recording[heard], self.first[heard], strict=True))
         features = {}
         for bank in self.banks:
             features[bank.feature.name] = torch.from_numpy(bank.gather(at, self.samples, self.pool)).transpose(1, 2)

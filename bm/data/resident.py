@@ -36,7 +36,7 @@ class ResidentDataset(SegmentDataset):
                        "positions": _tensor(self.montages.positions, device),
                        "layout": _tensor(self.montages.layout, device)}
         self.firsts, self.recordings = _tensor(self.first, device), _tensor(self.recording, device)
-        self.subject_of = _tensor(self.subjects, device)
+        self.subject_of, self.heard_in = _tensor(self.subjects, device), _tensor(self.heard, device)
 
     def with_samples(self, samples: int) -> "ResidentDataset":
         """The same data, cut into segments of another length."""
@@ -46,13 +46,14 @@ class ResidentDataset(SegmentDataset):
 
     def __getitems__(self, wanted: Sequence[int] | np.ndarray) -> Batch:
         ids = torch.as_tensor(np.array(wanted, dtype=np.int64), device=self.brain.device)
-        recording = self.recordings[ids]
-        start = self.offset[recording] + self.firsts[ids]
-        at = start[:, None] + torch.arange(self.samples, device=ids.device)
-        features = {name: rows[self.bank_index[name][at].long()].transpose(1, 2)
+        recording, heard = self.recordings[ids], self.heard_in[ids]
+        samples = torch.arange(self.samples, device=ids.device)
+        at = (self.offset[recording] + self.firsts[ids])[:, None] + samples
+        sound = (self.offset[self.recordings[heard]] + self.firsts[heard])[:, None] + samples
+        features = {name: rows[self.bank_index[name][sound].long()].transpose(1, 2)
                     for name, rows in self.bank_rows.items()}
         return Batch(brain=self.brain[at].transpose(1, 2), subject=self.subject_of[recording], recording=recording,
-                     segment=ids, features=features, masks={"word": self.word_mask[at]},
+                     segment=ids, features=features, masks={"word": self.word_mask[sound]},
                      **{name: table[recording] for name, table in self.tables.items()})
 
 

@@ -102,6 +102,31 @@ class MelSpectrum(SoundFeature):
 
 
 @register_feature
+class Waveform(SoundFeature):
+    """The sound itself, as it is, for an encoder that learns its spectrogram (`encoder.wav2spec`).
+
+    Args:
+        rate: Hz; resampled band-limited.
+    """
+
+    native = True
+    normalize = False
+    dim, default, shift_equivariant = 1, 0.0, True
+
+    def __init__(self, rate: int = 16_000) -> None:
+        if rate < 1:
+            raise ValueError(f"Waveform: rate={rate}, expected a positive number of Hz")
+        self.rate = float(rate)
+        self.context_s = 24 / rate  # the resampler's filter
+
+    def identity(self) -> dict[str, Any]:
+        return {"feature": self.name, "version": 1, "rate": self.rate}
+
+    def compute(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        return np.ascontiguousarray(resample(audio.astype(np.float32), rate, round(self.rate))[:, None])
+
+
+@register_feature
 class Wav2VecChunk(SoundFeature):
     """The sound itself at 16 kHz, for a network that learns from it (`feature_model=wav2vec2`).
 

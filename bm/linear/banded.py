@@ -7,7 +7,7 @@ import numpy as np
 
 from bm.linear.kernel import Array, Basis, Design, cv_errors, like, solve, target_batches, to_numpy
 from bm.linear.ridge import CV, check_samples, flat_targets, mean_square, r2
-from bm.linear.select import ALPHAS, CONSTANT, TOLERANCE, check_alphas, check_cv, rounding, select
+from bm.linear.select import ALPHAS, CONSTANT, check_alphas, check_cv, improves, select
 
 
 def product_grid(scales: Sequence[float], n_bands: int) -> np.ndarray:
@@ -22,6 +22,20 @@ def dirichlet(n: int, n_bands: int, concentration: Sequence[float] = (0.1, 1.0),
     rng = np.random.default_rng(seed)
     draws = [rng.dirichlet(np.full(n_bands, concentration[i % len(concentration)])) for i in range(n - 1)]
     return np.vstack([np.full(n_bands, 1 / n_bands), *draws])
+
+
+def check_scalings(scalings: Any, n_bands: int) -> np.ndarray:
+    """Candidates `(S, bands)` as float64.
+
+    Raises:
+        ValueError: another shape, or values that are negative, not finite or all 0 for a candidate.
+    """
+    out = np.asarray(scalings, dtype=np.float64)
+    if out.ndim != 2 or out.shape[1] != n_bands or not len(out):
+        raise ValueError(f"scalings must be (candidates, {n_bands} bands), got {out.shape}")
+    if not (np.isfinite(out) & (out >= 0)).all() or (out.sum(1) == 0).any():
+        raise ValueError("scalings must be finite, not negative, and not all 0 for a candidate")
+    return out
 
 
 class BandedRidgeCV:
@@ -47,11 +61,7 @@ class BandedRidgeCV:
                  alpha_per_target: bool = True, backend: str = "numpy", device: str = "cpu",
                  max_bytes: int = 2 ** 28) -> None:
         self.bands, self.band_of = np.unique(np.asarray(groups), return_inverse=True)
-        self.scalings = np.asarray(scalings, dtype=np.float64)
-        if self.scalings.ndim != 2 or self.scalings.shape[1] != len(self.bands) or not len(self.scalings):
-            raise ValueError(f"scalings must be (candidates, {len(self.bands)} bands), got {self.scalings.shape}")
-        if not (np.isfinite(self.scalings) & (self.scalings >= 0)).all() or (self.scalings.sum(1) == 0).any():
-            raise ValueError("scalings must be finite, not negative, and not all 0 for a candidate")
+        self.scalings = check_scalings(scalings, len(self.bands))
         self.alphas, self.cv, self.alpha_per_target = alphas, cv, alpha_per_target
         self.backend, self.device, self.max_bytes = backend, device, max_bytes
 
@@ -69,10 +79,7 @@ class BandedRidgeCV:
             errors = cv_errors(self._design(number, kernels), y, alphas, splits, self.max_bytes)
             chosen = select(errors, alphas, power, len(x), per_target=self.alpha_per_target)
             error = errors[chosen, np.arange(n_targets)]
-            mine, other, level = error, best, power
-            if not self.alpha_per_target:
-                mine, other, level = error.mean(), best.mean(), power.mean()
-            better = np.broadcast_to(mine < other * (1 - TOLERANCE) - rounding(len(x)) * level, n_targets)
+            better = improves(error, best, power, len(x), self.alpha_per_target)
             best, alpha = np.where(better, error, best), np.where(better, alphas[chosen], alpha)
             which[better] = number
         constant = np.zeros(n_targets, dtype=bool)

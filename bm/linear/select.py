@@ -65,6 +65,14 @@ def select(errors: np.ndarray, alphas: np.ndarray, power: np.ndarray, n: int, *,
     return order[good.argmax(0)]
 
 
+def improves(error: np.ndarray, best: np.ndarray, power: np.ndarray, n: int, per_target: bool = True) -> np.ndarray:
+    """Where `error` `(T,)` is below `best` by more than rounding, for each target or (all alike) on average; `power`
+    and `n` as in `select`."""
+    if not per_target:
+        error, best, power = (np.full_like(values, values.mean()) for values in (error, best, power))
+    return error < best * (1 - TOLERANCE) - rounding(n) * power
+
+
 def folds(n: int, k: int, groups: Any = None) -> list[Split]:
     """`k` pairs of (train, held-out) indices.
 

@@ -208,3 +208,11 @@ def test_errors_say_what_to_do(change, message):
         random_splits(5, 4)
     with pytest.raises(ValueError, match="features .*have NaN"):
         gram(np.full((3, 3), np.inf))
+
+
+@pytest.mark.parametrize("p", [6, 60])
+def test_torch_is_numpy(p):
+    """The same code on a device: here torch's own processor."""
+    x, y = voxels(p=p)
+    splits = random_splits(40, 21, 2)
+    assert_same(voxelwise(gram(x), y, splits), voxelwise(gram(x), y, splits, device="cpu"))

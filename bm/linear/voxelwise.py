@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 
-from bm.linear.kernel import Basis, Design, Split, distinct, solve
+from bm.linear.kernel import Array, Basis, Design, Split, distinct, like, solve, to_backend, to_numpy
 from bm.linear.select import CONSTANT, Compat, check_alphas, check_cv, select
 from bm.metrics.reliability import correlation_columns, lowest_reliability, pair_median, spearman_brown
 
@@ -20,6 +21,8 @@ PAPER_ALPHAS = tuple(10.0 ** np.arange(49, -51, -1))
 NEARLY_CONSTANT = 1e-13
 #: targets that are multiplied at once: what is made of them stays in a processor's cache
 COLUMNS = 512
+#: the same on a device, which is slow to begin
+DEVICE_COLUMNS = 2 ** 15
 
 
 def random_splits(n: int = 165, n_train: int = 83, n_splits: int = 10, seed: int = 0) -> list[Split]:
@@ -98,7 +101,8 @@ class Voxelwise:
 
 
 def voxelwise(kernel: np.ndarray, y: Any, splits: Sequence[tuple[Any, Any]] | None = None, alphas: Any = PAPER_ALPHAS,
-              *, compat: Compat = None, voxels_at_once: int = 4096, keep_predictions: bool = False) -> Voxelwise:
+              *, compat: Compat = None, voxels_at_once: int = 4096, keep_predictions: bool = False,
+              device: str | None = None) -> Voxelwise:
     """Fits and scores every voxel on every split.
 
     Args:
@@ -109,6 +113,7 @@ def voxelwise(kernel: np.ndarray, y: Any, splits: Sequence[tuple[Any, Any]] | No
         compat: "reference": the smallest leave-one-out error, however little smaller, no constant predictions, and
             Spearman–Brown beyond its pole. Where the error is flat in α, rounding decides its choices.
         voxels_at_once: bounds memory, about 5 kB each at 83 training sounds.
+        device: where torch computes the leave-one-out errors, which are nearly all of the work; None: in numpy.
 
     Source: Tuckute, Feather et al. 2023, Methods. The prediction is linear in X − mean(X of train), without scaling.
 
@@ -126,7 +131,7 @@ def voxelwise(kernel: np.ndarray, y: Any, splits: Sequence[tuple[Any, Any]] | No
     out = {field.name: np.zeros((n_voxels, len(parts))) for field in fields(Voxelwise) if field.name != "predictions"}
     kept = np.full((len(y), len(parts), n_voxels), np.nan, np.float32) if keep_predictions else None
     for column, (train, test) in enumerate(parts):
-        fit = _Split(design, train, test, penalties, compat)
+        fit = _Split(design, train, test, penalties, compat, device)
         for start in range(0, n_voxels, voxels_at_once):
             some = slice(start, start + voxels_at_once)
             scores, estimate = fit.score(np.asarray(y[:, some], dtype=np.float64))
@@ -142,13 +147,17 @@ def voxelwise(kernel: np.ndarray, y: Any, splits: Sequence[tuple[Any, Any]] | No
 class _Split:
     """One split of the sounds: its decomposition, used for all voxels."""
 
-    def __init__(self, design: Design, train: np.ndarray, test: np.ndarray, alphas: np.ndarray, compat: Compat) -> None:
+    def __init__(self, design: Design, train: np.ndarray, test: np.ndarray, alphas: np.ndarray, compat: Compat,
+                 device: str | None = None) -> None:
         self.train, self.test, self.alphas, self.compat = train, test, alphas, compat
         self.basis = design.basis(train)
         self.projected = design.project(self.basis, test)
         self.used, which = distinct(alphas, self.basis.s)
         self.largest = np.array([alphas[which == group].max() for group in range(len(self.used))])
-        self.weights, self.rest, self.mix = _left_out(self.basis, self.used)
+        weights, rest, self.mix = _left_out(self.basis, self.used)
+        self.weights: Array = weights if device is None else to_backend(weights, "torch", device)
+        self.rest: Array = None if rest is None else like(self.weights, rest)
+        self.columns = COLUMNS if device is None else DEVICE_COLUMNS
 
     def score(self, y: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The fields of `Voxelwise` of this split for responses `(n, b, repetitions)`, and predictions `(m, b)`."""
@@ -191,18 +200,18 @@ class _Split:
 
     def _errors(self, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Mean squared leave-one-out errors `(penalties, b)`, a few voxels at a time."""
-        for start in range(0, y.shape[1], COLUMNS):
-            part = slice(start, start + COLUMNS)
+        for start in range(0, y.shape[1], self.columns):
+            part = slice(start, start + self.columns)
             centred = y[:, part] - y[:, part].mean(0)
-            z = self.basis.u.T @ centred
-            rest = None if self.rest is None else centred - self.basis.u @ z
-            found = np.empty((len(self.weights), z.shape[1]))
+            projected = self.basis.u.T @ centred
+            rest = None if self.rest is None else like(self.weights, centred - self.basis.u @ projected)
+            z, found = like(self.weights, projected), like(self.weights, np.empty((len(self.weights), len(centred.T))))
             for a, weights in enumerate(self.weights):
                 error = weights @ z
-                if rest is not None and self.rest is not None:
+                if rest is not None:
                     error += self.rest[a][:, None] * rest
-                np.einsum("ij,ij->j", error, error, out=found[a])
-            yield part, self.mix @ found / len(y)
+                found[a] = _squares(error)
+            yield part, self.mix @ to_numpy(found) / len(y)
 
     def _correlation(self, estimate: np.ndarray, mean: np.ndarray, truth: np.ndarray, constant: np.ndarray
                      ) -> tuple[np.ndarray, np.ndarray]:
@@ -244,3 +253,8 @@ def _left_out(basis: Basis, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray 
         if chosen.any():
             mix[chosen, points.index(near)], mix[chosen, end] = share[chosen], 1 - share[chosen]
     return weights, rest if free.any() else None, mix
+
+
+def _squares(error: Array) -> Array:
+    """Sums of squares of the columns, in their own library."""
+    return (torch.einsum if isinstance(error, torch.Tensor) else np.einsum)("ij,ij->j", error, error)

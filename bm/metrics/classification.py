@@ -4,6 +4,7 @@ The point estimates are scikit-learn's (a test compares them); the draws of boot
 since thousands of calls would take longer than training.
 """
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,20 @@ class Predictions:
     def part(self, rows: np.ndarray) -> "Predictions":
         """Those of some rows (mask or numbers)."""
         return Predictions(self.truth[rows], self.probability[rows], self.subject[rows], self.block[rows])
+
+
+def from_tables(tables: Sequence[pd.DataFrame]) -> Predictions:
+    """Those of one or more `test_segments.parquet` (`p_CLASS`, `label`, `subject`, `block`), one after the other.
+
+    Errors: ValueError for other classes.
+    """
+    classes = [[name for name in table if str(name).startswith("p_")] for table in tables]
+    if any(one != classes[0] for one in classes):
+        raise ValueError(f"classes {classes}: expected XPs of one experiment")
+    table = pd.concat(tables, ignore_index=True)
+    number = {name[2:]: i for i, name in enumerate(classes[0])}
+    return Predictions(table["label"].map(number).to_numpy(int), table[classes[0]].to_numpy(float),
+                       table["subject"].to_numpy(object), table["block"].to_numpy(object))
 
 
 def _count(truth: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import PermutationMethod, false_discovery_control, wilcoxon
+from scipy.stats import false_discovery_control, wilcoxon
 
 from bm.metrics.stats import bootstrap_interval
 
-#: up to so many pairs all their signs are tried (4096 cases): exact, whatever ties there are
-EXACT_PAIRS = 12
+#: up to so many pairs the test is exact, whatever ties there are
+EXACT_PAIRS = 500
 
 #: what makes a segment the same one in two XPs
 SEGMENT = ["study", "recording_uid", "time", "candidate"]
@@ -32,7 +32,7 @@ class SignedRank:
 def signed_rank(a: Any, b: Any) -> SignedRank:
     """Tests whether paired values differ, e.g. the accuracies of two decoders in each subject.
 
-    Exact up to `EXACT_PAIRS` pairs that differ, and up to 50 without ties; then by normal approximation. Pairs that do
+    Exact up to `EXACT_PAIRS` pairs that differ (all signs equally likely), then by normal approximation. Pairs that do
     not differ are dropped (Wilcoxon's own way).
 
     Shape: `(n,)` each, finite. Errors: ValueError for other shapes, NaN, or no pair.
@@ -51,13 +51,27 @@ def signed_rank(a: Any, b: Any) -> SignedRank:
     different = different[different != 0]
     if not len(different):
         return SignedRank(len(x), 1.0, 0.0)
-    tied = len(np.unique(np.abs(different))) < len(different)
-    method: Any = "asymptotic" if tied or len(different) > 50 else "exact"
-    if len(different) <= EXACT_PAIRS:
-        method = PermutationMethod(n_resamples=np.inf)
     rank = pd.Series(np.abs(different)).rank().to_numpy()
     effect = float((rank * np.sign(different)).sum() / rank.sum())
-    return SignedRank(len(x), float(wilcoxon(different, method=method).pvalue), effect)
+    if len(different) > EXACT_PAIRS:
+        return SignedRank(len(x), float(wilcoxon(different, method="asymptotic").pvalue), effect)
+    return SignedRank(len(x), _exact_p(np.rint(2 * rank).astype(int), different > 0), effect)
+
+
+def _exact_p(rank: np.ndarray, positive: np.ndarray) -> float:
+    """Probability of a sum of signed ranks as far from 0 as the observed one, if each sign is tossed.
+
+    Args:
+        rank: `(n,)` whole numbers: twice the ranks, which ties make halves.
+    """
+    total = int(rank.sum())
+    chance = np.zeros(total + 1)  # of each sum of the positive ones
+    chance[0] = 1.0
+    for one in rank:
+        chance[one:] = (chance[one:] + chance[:-one]) / 2  # the right side is made first
+        chance[:one] /= 2
+    far = np.abs(2 * np.arange(total + 1) - total) >= abs(2 * int(rank[positive].sum()) - total)
+    return float(min(chance[far].sum(), 1.0))
 
 
 def per_subject(tables: Sequence[pd.DataFrame], metric: str) -> pd.Series:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import device as Device
 
 from bm.losses import ClipLoss
-from bm.metrics.retrieval import ROWS, Array, Estimates, Retrieval, locate, score_blocks, top_credit, unique_candidates
+from bm.metrics.retrieval import ROWS, Array, Estimates, Retrieval, locate, rank_values, score_blocks, unique_candidates
 
 
 class OnDisk:
@@ -67,7 +67,8 @@ def write_probabilities(out: np.ndarray, estimates: Estimates, candidates: Array
         ks, loss, device, description: as in `retrieval`.
 
     Returns:
-        `rank`, `top{k}` and `failed` of each estimate, and `probability`, that of its own segment (0 where failed).
+        `rank`, `reciprocal`, `top{k}` and `failed` of each estimate, and `probability`, that of its own segment (0 if
+        failed).
 
     Errors: ValueError if shapes do not match, an id is there twice or a candidate is not finite; KeyError if an own
     segment is no candidate.
@@ -102,11 +103,8 @@ def write_probabilities(out: np.ndarray, estimates: Estimates, candidates: Array
     if done != len(true):
         raise ValueError(f"{len(true)} own segments were given for {done} estimates")
     bad = np.concatenate(failed)
-    g = np.where(bad, len(ids) - 1, np.concatenate(greater)).astype(float)
-    t = np.where(bad, 1, np.concatenate(tied)).astype(float)
-    values = {"failed": bad.astype(float), "rank": g + (t + 1) / 2,
-              "probability": np.where(bad, 0.0, np.concatenate(own))}
-    values |= {f"top{k}": np.where(bad, 0.0, top_credit(g, t, k)) for k in ks}
+    values = rank_values(np.concatenate(greater), np.concatenate(tied), bad, len(ids), ks)
+    values["probability"] = np.where(bad, 0.0, np.concatenate(own))
     return Retrieval(np.arange(done) if segment is None else np.asarray(segment), values, place[column],
                      np.where(bad[:, None], -1, np.concatenate(best)), len(ids), description, tuple(ks))
 

@@ -290,7 +290,8 @@ def retrieval(estimates: Estimates, candidates: Array, candidate_ids: Array, tru
         failed = ~scores.isfinite().all(dim=1)
         score = scores.gather(1, own[:, None])
         greater, not_less = (scores > score + tie).sum(dim=1), (scores >= score - tie).sum(dim=1)
-        values = _rank_values(greater, not_less - greater, failed, len(ids), ks)
+        values = rank_values(greater.cpu().numpy(), (not_less - greater).cpu().numpy(), failed.cpu().numpy(), len(ids),
+                             ks)
         top = scores.topk(min(max(ks), len(ids)), dim=1).indices.cpu().numpy()
         best.append(np.where(failed.cpu().numpy()[:, None], -1, place[top]))
         if words is not None:
@@ -308,15 +309,23 @@ def retrieval(estimates: Estimates, candidates: Array, candidate_ids: Array, tru
                                       tuple(ks))])
 
 
-def _rank_values(greater: Tensor, ties: Tensor, failed: Tensor, total: int, ks: Sequence[int]) -> dict[str, np.ndarray]:
-    """Per-estimate metrics from the number of better candidates and of tied ones (itself included)."""
-    bad = failed.cpu().numpy()
-    g = np.where(bad, total - 1, greater.cpu().numpy()).astype(float)
-    t = np.where(bad, 1, ties.cpu().numpy()).astype(float)
-    out = {"failed": bad.astype(float), "rank": g + (t + 1) / 2,
+def rank_values(greater: np.ndarray, ties: np.ndarray, failed: np.ndarray, total: int, ks: Sequence[int]
+                ) -> dict[str, np.ndarray]:
+    """`failed`, `rank`, `reciprocal` and `top{k}` of each estimate (see `Retrieval`).
+
+    Args:
+        greater, ties: number of better candidates, and of those at the same score, itself included.
+        failed: where it is true the estimate has the last rank and no credit.
+        total: number of candidates.
+
+    Shape: `(N,)`.
+    """
+    g = np.where(failed, total - 1, greater).astype(float)
+    t = np.where(failed, 1, ties).astype(float)
+    out = {"failed": failed.astype(float), "rank": g + (t + 1) / 2,
            # The mean of 1/r for r from g + 1 to g + t, a difference of harmonic numbers.
            "reciprocal": (digamma(g + t + 1) - digamma(g + 1)) / t}
-    return out | {f"top{k}": np.where(bad, 0.0, top_credit(g, t, k)) for k in ks}
+    return out | {f"top{k}": np.where(failed, 0.0, top_credit(g, t, k)) for k in ks}
 
 
 class _Words:

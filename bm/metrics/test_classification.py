@@ -9,6 +9,7 @@ from bm.metrics.classification import (
     bootstrap,
     by_subject,
     from_confusion,
+    from_tables,
     paired,
     permutation_p,
     roc_auc,
@@ -90,6 +91,15 @@ def test_p_is_uniform_without_signal_even_if_segments_depend_on_one_another():
         p_values.append(permutation_p(p, 99, seed)[0])
     assert 0.01 <= np.mean(np.array(p_values) <= 0.05) <= 0.11
     assert 0.4 < np.mean(p_values) < 0.62
+
+
+def test_from_tables():
+    table = pd.DataFrame({"label": ["b", "a"], "p_a": [0.9, 0.6], "p_b": [0.1, 0.4], "subject": "s", "block": [1, 2]})
+    found = from_tables([table, table.assign(subject="t")])
+    assert found.truth.tolist() == [1, 0, 1, 0] and found.predicted.tolist() == [0, 0, 0, 0]
+    assert found.subject.tolist() == ["s", "s", "t", "t"] and found.block.tolist() == [1, 2, 1, 2]
+    with pytest.raises(ValueError, match="expected XPs of one experiment"):
+        from_tables([table, table.rename(columns={"p_a": "p_c"})])
 
 
 def test_paired():

@@ -10,18 +10,21 @@ from torch import nn
 
 from bm.batch import BatchSpec
 from bm.models.base import BrainModel, unknown_name
+from bm.models.braindecode import Braindecode
 from bm.models.convrnn import ConvRNN
 from bm.models.deepmel import DeepMel
 from bm.models.eeg_transformer import EEGTransformer
 from bm.models.simpleconv import SimpleConv
 from bm.models.wav2vec2 import Wav2Vec2
 
-__all__ = ["BrainModel", "ConvRNN", "DeepMel", "EEGTransformer", "SimpleConv", "Wav2Vec2", "build_model", "register"]
+__all__ = ["BrainModel", "Braindecode", "ConvRNN", "DeepMel", "EEGTransformer", "SimpleConv", "Wav2Vec2", "build_model",
+           "register"]
 
 Model = TypeVar("Model", bound=type[nn.Module])
 
 _MODELS: dict[str, type[nn.Module]] = {"simpleconv": SimpleConv, "convrnn": ConvRNN, "deep_mel": DeepMel,
-                                      "wav2vec2": Wav2Vec2, "eeg_transformer": EEGTransformer}
+                                      "wav2vec2": Wav2Vec2, "braindecode": Braindecode,
+                                      "eeg_transformer": EEGTransformer}
 
 
 def register(name: str) -> Callable[[Model], Model]:
@@ -33,7 +36,7 @@ def register(name: str) -> Callable[[Model], Model]:
     return add
 
 
-def build_model(name: str, spec: BatchSpec, out_channels: int, **options: Any) -> nn.Module:
+def build_model(name: str, /, spec: BatchSpec, out_channels: int, **options: Any) -> nn.Module:
     """The model registered as `name`, with its options.
 
     Errors: ValueError if the name or an option does not exist, with the nearest that does.

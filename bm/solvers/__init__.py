@@ -23,5 +23,14 @@ def build_solver(cfg: Config, folder: Path, root: Path, link: Any) -> Solver:
     if cfg.task.type == "rsa":
         from bm.solvers.rsa import RSASolver
         return RSASolver(cfg, folder, root, link)
+    if cfg.task.type == "encode" and cfg.model_name != "encoder":
+        from bm.solvers.prompt import PromptSolver
+        return PromptSolver(cfg, folder, root, link)
+    if cfg.task.type == "encode":
+        from bm.solvers.encode import EncodeSolver
+        return EncodeSolver(cfg, folder, root, link)
+    if cfg.task.type == "trf":
+        from bm.solvers.trf import TrfSolver
+        return TrfSolver(cfg, folder, root, link)
     from bm.solvers.decode import DecodeSolver
     return {"decode": DecodeSolver}[cfg.task.type](cfg, folder, root, link)

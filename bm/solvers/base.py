@@ -1,4 +1,5 @@
 """What every XP that trains has in common: stages, history, checkpoint, resume, progress."""
+import copy
 import json
 import logging
 import math
@@ -6,10 +7,12 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from bm import distrib
 from bm.config import Config
@@ -265,6 +268,27 @@ class Solver(ABC):
             raise FileNotFoundError(f"continue_sig={sig}: no checkpoint.th of it in {path.parent}; XPs with one: "
                                     f"{', '.join(known) or 'none'}")
         return torch.load(path, map_location="cpu", weights_only=True)["solver"]
+
+
+class BestWeights:
+    """`keep_best` and `use_best` of a solver whose state is that of networks, `modules`."""
+
+    modules: nn.Module
+    best_state: dict[str, Tensor] | None
+
+    def keep_best(self) -> None:
+        self.best_state = {name: value.detach().cpu().clone() for name, value in self.modules.state_dict().items()}
+
+    @contextmanager
+    def use_best(self) -> Iterator[None]:
+        current = copy.deepcopy(self.modules.state_dict())
+        if self.best_state is None:
+            raise RuntimeError("no epoch is done yet, so there is no best state")
+        self.modules.load_state_dict(self.best_state)
+        try:
+            yield
+        finally:
+            self.modules.load_state_dict(current)
 
 
 def pick_device(name: str) -> torch.device:

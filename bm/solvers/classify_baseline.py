@@ -54,7 +54,7 @@ def make_classifier(method: str, groups: int, weighted: bool) -> Any:
     """The scikit-learn pipeline of a method; `groups` of train segments bound the folds that choose penalties."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     if method == "csp":
@@ -63,8 +63,9 @@ def make_classifier(method: str, groups: int, weighted: bool) -> Any:
                                                                else None))
     if groups < 2:
         return model.set_params(logisticregression__C=0.01)
+    # stratified, as a block may be of one class: the log loss of a fold without the other one is not defined
     return GridSearchCV(model, {"logisticregression__C": np.logspace(-4, 0, 5)}, scoring="neg_log_loss",
-                        cv=GroupKFold(min(groups, 5)))
+                        cv=StratifiedGroupKFold(min(groups, 5)))
 
 
 class BaselineSolver(ClassifySolver):

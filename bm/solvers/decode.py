@@ -1,9 +1,7 @@
 """Decoding: from a window of brain activity to the features of what was heard, scored by retrieval."""
-import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import julius
 import numpy as np
@@ -22,10 +20,12 @@ from bm.losses import ClipLoss, NegativesPool, RegressionClassificationLoss, bui
 from bm.metrics.regression import FeatureScores
 from bm.metrics.retrieval import Retrieval, retrieval
 from bm.metrics.stats import bootstrap_interval, permutation_chance
-from bm.models import BrainModel, build_model
+from bm.models import BrainModel
 from bm.models.blocks.subject import SubjectEmbedding, SubjectLayers
 from bm.models.penalties import spectral_penalty
-from bm.solvers.base import Metrics, Progress, Solver
+from bm.models.personal import personal_weights, replace_weights
+from bm.networks import build_networks
+from bm.solvers.base import BestWeights, Metrics, Progress, Solver
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,11 @@ logger = logging.getLogger(__name__)
 POOL_STREAM = 3
 
 
-class DecodeSolver(Solver):
+class DecodeSolver(BestWeights, Solver):
     """Contrastive (CLIP) or regression decoding of stimulus features from the brain."""
 
     data: Data
+    modules: nn.ModuleDict
     _resident: ResidentDataset | None = None
 
     def prepare(self) -> None:
@@ -47,7 +48,7 @@ class DecodeSolver(Solver):
         self.data = data = assemble(cfg, self.root)
         self._write_audit()
         # what each segment is one of, by its id
-        self.heard = torch.tensor(data.segments["candidate"].to_numpy(np.int64))
+        self.heard = torch.tensor(data.segments["candidate"].to_numpy(np.int64)[data.heard])
         self.build_model()
         if cfg.show:
             return
@@ -87,31 +88,13 @@ class DecodeSolver(Solver):
     def build_model(self) -> None:
         """Model, feature model, loss and optimiser; weights depend on `seed` alone."""
         cfg, spec = self.cfg, self.data.spec
-        out_channels = sum(feature.out_dim for feature in spec.features)
-        feature_params = dict(cfg.feature_model_params)
-        if cfg.feature_model_name:
-            out_channels = feature_params.pop("n_out_channels")
-        else:
-            fast = [feature.name for feature in spec.features if feature.rate != spec.sample_rate]
-            if fast:
-                raise ValueError(f"{', '.join(fast)} is given at a rate of its own, for a network that learns from it: "
-                                 "set feature_model=wav2vec2")
-        if "model" in feature_params:
-            feature_params["model"] = str(find_model(feature_params["model"], self.root / cfg.features_models))
         torch.manual_seed(cfg.seed)
-        model = build_model(cfg.model_name, spec, out_channels, n_subjects=cfg.override_n_subjects_model,
-                            **getattr(cfg, cfg.model_name)).to(self.device)
-        if not isinstance(model, BrainModel):
-            raise ValueError(f"model_name={cfg.model_name} is no model of the brain but of features: use it as "
-                             "feature_model")
-        self.model = model
-        self.feature_model: nn.Module | None = None
-        if cfg.feature_model_name:
-            self.feature_model = build_model(cfg.feature_model_name, spec, out_channels,
-                                             **feature_params).to(self.device)
+        networks = build_networks(cfg, spec, lambda name: find_model(name, self.root / cfg.features_models)).to(
+            self.device)
+        self.model = cast(BrainModel, networks["model"])
+        self.feature_model: nn.Module | None = networks["feature_model"] if cfg.feature_model_name else None
         # candidates are scored the same way whatever the model was trained with
-        self.scorer = ClipLoss(dim=out_channels, sample_rate=spec.sample_rate, segment_tmin=spec.tmin,
-                               **cfg.clip.model_dump(exclude={"gather"})).to(self.device)
+        self.scorer = cast(ClipLoss, networks["loss"])
         self.loss: nn.Module = self.scorer
         if cfg.optim.loss != "clip":
             self.loss = build_loss(cfg.optim.loss, spec).to(self.device)
@@ -127,7 +110,7 @@ class DecodeSolver(Solver):
         if self.feature_model is not None:
             self.modules["feature_model"] = self.feature_model
         self.optimizer = torch.optim.Adam(self.modules.parameters(), lr=cfg.optim.lr, betas=(0.9, cfg.optim.beta2))
-        self.best_state: dict[str, Tensor] | None = None
+        self.best_state = None
         n = sum(p.numel() for p in self.modules.parameters())
         logger.info("%s: %s parameters, %.1f MB, on %s", cfg.model_name, f"{n:,}", 4 * n / 2 ** 20, self.device)
         logger.log(logging.INFO if cfg.show else logging.DEBUG, "%s", self.modules)
@@ -242,7 +225,18 @@ class DecodeSolver(Solver):
         return {"loss": float(total / batches)}
 
     def train_epoch(self, epoch: int) -> Metrics:
-        return self._epoch("train", epoch, train=True)
+        metrics = self._epoch("train", epoch, train=True)
+        self._average_unseen()
+        return metrics
+
+    def _average_unseen(self) -> None:
+        """Subjects who are only validated or tested on get the mean of the personal weights of the trained ones: else
+        both would be done with weights as they were drawn, and the best epoch be the one with the smallest weights.
+        With `continue_sig` they keep those of that XP, which may have trained them."""
+        names = personal_weights(self.modules) if self.cfg.continue_sig is None else []
+        trained = self.data.trained_subjects().tolist() if names else []
+        unseen = set(range(len(self.data.spec.subjects))).difference(trained) if trained else set()
+        replace_weights(dict(self.modules.named_parameters()), names, dict.fromkeys(sorted(unseen), trained))
 
     def valid_epoch(self, epoch: int) -> Metrics:
         return self._epoch("valid", epoch, train=False)
@@ -339,20 +333,6 @@ class DecodeSolver(Solver):
             table.assign(segment=result.segment, subject=subject, **result.values).to_parquet(
                 self.folder / "test_segments.parquet")
         return metrics
-
-    def keep_best(self) -> None:
-        self.best_state = {name: value.detach().cpu().clone() for name, value in self.modules.state_dict().items()}
-
-    @contextmanager
-    def use_best(self) -> Iterator[None]:
-        current = copy.deepcopy(self.modules.state_dict())
-        if self.best_state is None:
-            raise RuntimeError("no epoch is done yet, so there is no best state")
-        self.modules.load_state_dict(self.best_state)
-        try:
-            yield
-        finally:
-            self.modules.load_state_dict(current)
 
     def start_from(self, state: dict[str, Any]) -> None:
         """Takes over the weights of brain and feature model: the best ones, or with `continue_best=false` the last."""

@@ -1,10 +1,11 @@
 """What XPs that compare a network's layers with the brain share: responses to whole sounds, and activations."""
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,26 +16,42 @@ from bm.features.activations import Activations, compute, read, study_sounds
 from bm.features.networks import Weights, open_network
 from bm.solvers.base import Metrics, Solver
 from bm.store import Store
-from bm.studies.base import Recording
+from bm.studies.base import Recording, Signal
+
+Span: TypeAlias = tuple[float, float | None]
 
 
 @dataclass(frozen=True)
 class Responses:
-    """What was measured: `values` `(sounds, voxels, repetitions)`; `voxels`, a table with `subject`, `voxel` and
-    `region`; names of the sounds and their files."""
+    """What was measured: `values` `(sounds, targets, repetitions)`; `voxels`, a row per target with `subject`, `voxel`
+    and `region`, and with `latency` where each voxel (channel) has several, one after the other; names of the sounds
+    and their files; `channels`, a row per voxel with its place; `stimuli`, a row per sound with its category, if any.
+    """
 
     sounds: list[str]
     values: np.ndarray
     voxels: pd.DataFrame
     files: dict[str, Path]
+    channels: pd.DataFrame
+    stimuli: pd.DataFrame
 
 
-def one_recording(recording: Recording, sounds: list[str], tmin: float | None, tmax: float | None) -> np.ndarray:
-    """`(sounds, channels, repetitions)` of a recording, in the order of `sounds`.
+#: columns of a study's channels that say where they lie, if any is known
+PLACES = ("x", "y", "z", "layout_x", "layout_y", "x_ras", "y_ras", "hemi", "hemisphere")
+
+
+def spans(cfg: Config) -> list[Span]:
+    """What responses are averaged over, s after a sound's start; an end of None is the end of the sound."""
+    own = cfg.encoding
+    return [(own.tmin or 0, own.tmax)] if own.latencies is None else list(own.latencies.windows())
+
+
+def one_recording(recording: Recording, sounds: list[str], windows: Sequence[Span]) -> np.ndarray:
+    """`(sounds, channels · windows, repetitions)` of a recording, in the order of `sounds`.
 
     Without a rate each row of the signal is the answer to the event of the same number; else a response is the mean
-    over [tmin, tmax) after its sound's start (None: over the sound). Which repetition a row is says the column
-    `repetition`, or else the order in which a sound comes again.
+    over a window after its sound's start. Which repetition a row is says the column `repetition`, or else the order in
+    which a sound comes again.
 
     Raises:
         ValueError: a sound that is heard more often than others or not at all, or a span outside the signal.
@@ -47,24 +64,36 @@ def one_recording(recording: Recording, sounds: list[str], tmin: float | None, t
     if set(counts.index) != set(sounds) or counts.nunique() != 1:
         raise ValueError(f"{recording.name}: hears {len(counts)} sounds, {counts.min()} to {counts.max()} times each: "
                          f"expected the {len(sounds)} of the other recordings, equally often")
-    data = signal.read()
     if signal.rate is None:
+        data = signal.read()
+        if len(windows) > 1:
+            raise ValueError(f"{recording.name}: has one value per sound, expected a time axis for encoding.latencies")
         if len(data) != len(events):
             raise ValueError(f"{recording.name}: {len(data)} rows for {len(events)} sounds: expected one for each")
         rows = data
     else:
-        rows = np.empty((len(events), data.shape[1]))
-        for i, (start, duration) in enumerate(zip(events["start"], events["duration"], strict=True)):
-            low = round((start + (tmin or 0)) * signal.rate)
-            high = round((start + (duration if tmax is None else tmax)) * signal.rate)
-            if not 0 <= low < high <= len(data):
-                raise ValueError(f"{recording.name}: encoding.tmin, tmax give samples [{low}, {high}) of {len(data)} "
-                                 f"for the sound at {start:g} s")
-            rows[i] = data[low:high].mean(0)
+        rows = np.stack([_means(recording, signal, start, duration, windows) for start, duration in
+                         zip(events["start"], events["duration"], strict=True)])
     place = {name: i for i, name in enumerate(sounds)}
-    out = np.empty((len(sounds), data.shape[1], int(again.max()) + 1))
+    out = np.empty((len(sounds), rows.shape[1], int(again.max()) + 1))
     out[names.map(place).to_numpy(), :, again.to_numpy()] = rows
     return out
+
+
+def _means(recording: Recording, signal: Signal, start: float, duration: float, windows: Sequence[Span]) -> np.ndarray:
+    """Means over windows after `start`, `(channels · windows,)`; only what they cover is read."""
+    assert signal.rate is not None
+    edges = []
+    for low, high in windows:
+        first = round((start + low) * signal.rate)
+        stop = round((start + (duration if high is None else high)) * signal.rate)
+        if not 0 <= first < stop <= signal.shape[0]:
+            raise ValueError(f"{recording.name}: encoding.tmin, tmax or latencies give samples [{first}, {stop}) of "
+                             f"{signal.shape[0]} for the sound at {start:g} s")
+        edges.append((first, stop))
+    begin = min(first for first, _ in edges)
+    data = signal.read(begin, max(stop for _, stop in edges))
+    return np.stack([data[first - begin:stop - begin].mean(0) for first, stop in edges], 1).ravel()
 
 
 def responses(cfg: Config, root: Path) -> Responses:
@@ -75,22 +104,43 @@ def responses(cfg: Config, root: Path) -> Responses:
     """
     recordings = list_recordings(build_studies(cfg, root), cfg.dset)[0]
     files = study_sounds(recordings[:1])
-    sounds, values, tables = list(files), [], []
+    sounds, windows, values, tables = list(files), spans(cfg), [], []
     for recording in recordings:
-        values.append(one_recording(recording, sounds, cfg.encoding.tmin, cfg.encoding.tmax))
-        channels = recording.signal().channels
-        tables.append(pd.DataFrame({"subject": recording.subject, "voxel": channels["name"].astype(str),
-                                    "region": channels["region"].astype(str)}))
+        values.append(one_recording(recording, sounds, windows))
+        own = recording.signal().channels
+        known = [name for name in PLACES if name in own and own[name].notna().any()]
+        tables.append(pd.DataFrame({"subject": recording.subject, "voxel": own["name"].astype(str),
+                                    "region": own["region"].astype(str), **{name: own[name] for name in known}}))
     if len({value.shape[2] for value in values}) > 1:
         raise ValueError(f"recordings have {sorted({value.shape[2] for value in values})} repetitions: expected one "
                          "number; select them one by one")
-    return Responses(sounds, np.concatenate(values, 1), pd.concat(tables, ignore_index=True), files)
+    channels = pd.concat(tables, ignore_index=True)
+    voxels = channels[["subject", "voxel", "region"]]
+    if cfg.encoding.latencies is not None:
+        voxels = voxels.loc[np.repeat(voxels.index, len(windows))].reset_index(drop=True)
+        voxels["latency"] = np.tile([round((low + high) / 2, 6) for low, high in cfg.encoding.latencies.windows()],
+                                    len(channels))
+    return Responses(sounds, np.concatenate(values, 1), voxels, files, channels, _stimuli(recordings[0], sounds))
+
+
+def _stimuli(recording: Recording, sounds: list[str]) -> pd.DataFrame:
+    events = recording.events()
+    table = pd.DataFrame({"sound": sounds})
+    if "category" in events:
+        known = dict(zip(events["stimulus_id"].astype(str), events["category"], strict=True))
+        table["category"] = [known[name] for name in sounds]
+    return table
 
 
 class LayerSolver(Solver):
     """Compares layers with the brain in one "epoch", whose loss is 1 − the score of the best layer."""
 
     result: dict[str, Any]
+
+    @property
+    def latencies(self) -> list[float]:
+        """The middle of each window (s); none where responses have no latencies."""
+        return [] if "latency" not in self.data.voxels else list(dict.fromkeys(self.data.voxels["latency"]))
 
     def prepare(self) -> None:
         build_studies(self.cfg, self.root)
@@ -128,6 +178,8 @@ class LayerSolver(Solver):
         """Scores all layers; sets `result` and returns metrics with `loss`."""
 
     def train_epoch(self, epoch: int) -> Metrics:
+        self.data.channels.to_csv(self.folder / "channels.csv", index=False)
+        self.data.stimuli.to_csv(self.folder / "stimuli.csv", index=False)
         return self.compare()
 
     def valid_epoch(self, epoch: int) -> Metrics:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from bm.linear.voxelwise import Voxelwise, gram, random_splits, voxelwise
-from bm.metrics.layers import best_layer, by_subject
+from bm.metrics.layers import BestLayer, best_layer, by_subject
 from bm.metrics.rdm import effective_dimensionality
 from bm.solvers.base import Metrics
 from bm.solvers.layers import LayerSolver
@@ -20,7 +20,10 @@ class VoxelwiseSolver(LayerSolver):
 
     Written to the XP's folder: `voxels.parquet`, a row per layer, voxel and split; `scores.nc`, the same as arrays
     (NetCDF, dimensions layer, voxel, split); `regions.csv`, the best layer of each region, chosen on one half of the
-    splits and read on the other; with `encoding.predictions` also `predictions.safetensors`.
+    splits and read on the other; `channels.csv` and `stimuli.csv`, what is known of voxels and sounds; with
+    `encoding.predictions` also `predictions.safetensors` and, beside it, what they are compared with
+    (`responses.safetensors`). With `encoding.latencies` each voxel has a target per latency, and the first two files
+    have a column and a dimension of that name.
     """
 
     def compare(self) -> Metrics:
@@ -31,7 +34,9 @@ class VoxelwiseSolver(LayerSolver):
         dimensionality = []
         for name in self.layers:
             x = self.features(name)
-            score = voxelwise(gram(x), data.values, splits, alphas, compat=cfg.compat, keep_predictions=cfg.predictions)
+            score = voxelwise(gram(x), data.values, splits, alphas, compat=cfg.compat,
+                              keep_predictions=cfg.predictions,
+                              device=None if self.device.type == "cpu" else str(self.device))
             found[name] = score
             dimensionality.append(effective_dimensionality(x - x.mean(0)))
             shares = [100 * what.mean() for what in (score.constant_test, score.edge == 1, score.edge == 2)]
@@ -50,11 +55,13 @@ class VoxelwiseSolver(LayerSolver):
     def _write(self, found: dict[str, Voxelwise]) -> None:
         table = pd.concat([_table(name, score, self.data.voxels) for name, score in found.items()], ignore_index=True)
         table.to_parquet(self.folder / "voxels.parquet")
-        _write_netcdf(self.folder / "scores.nc", found, self.data.voxels)
+        _write_netcdf(self.folder / "scores.nc", found, self.data.voxels, self.latencies)
         if self.cfg.encoding.predictions:
             from safetensors.numpy import save_file
             save_file({name: score.predictions for name, score in found.items() if score.predictions is not None},
                       self.folder / "predictions.safetensors")
+            save_file({"responses": np.ascontiguousarray(self.data.values.mean(2), np.float32)},
+                      self.folder / "responses.safetensors")
 
     def test(self) -> Metrics:
         """Scores of the best layer of each voxel, over subjects, and of each layer."""
@@ -73,20 +80,33 @@ class VoxelwiseSolver(LayerSolver):
             "r": float(np.median(_medians(r[overall]))), "r2": float(np.median(_medians(r2[overall]))),
             "best_layer": overall, "best_name": self.layers[overall],
             "independent_r": float(np.median(best_r.score.mean(0))), "independent_r2": float(per_subject.mean()),
-            "position": float(np.median(position)), "n_voxels": r.shape[1], "n_layers": len(r),
+            "position": float(np.median(position)), "n_voxels": r.shape[1] // max(len(self.latencies), 1),
+            "n_layers": len(r),
             "n_subjects": len(names),
             "layers_r": dict(zip(self.layers, np.median(_medians(r), -1).tolist(), strict=True)),
             "layers_r2": dict(zip(self.layers, np.median(_medians(r2), -1).tolist(), strict=True)),
             "dimensionality": dict(zip(self.layers, self.result["dimensionality"], strict=True)),
             "regions": {row["region"]: {"position": row["position"], "score": row["score"]}
-                        for row in regions.to_dict("records")}}
+                        for row in regions.to_dict("records")}} | self._by_latency(r, best_r)
+
+    def _by_latency(self, r: np.ndarray, best: BestLayer) -> Metrics:
+        """Of each latency: the layer with the largest median over voxels, its score, and that of each voxel's own."""
+        if not self.latencies:
+            return {}
+        layered = np.median(_medians(r).reshape(len(r), -1, len(self.latencies)), 1)
+        own = np.median(best.score.mean(0).reshape(-1, len(self.latencies)), 0)
+        table = pd.DataFrame({"latency": self.latencies, "best_name": [self.layers[k] for k in layered.argmax(0)],
+                              "r": layered.max(0), "independent_r": own})
+        logger.info("by latency (s)\n%s", table.round(4).to_string(index=False))
+        return {"latencies": {f"{row['latency']:g}": {name: row[name] for name in ("best_name", "r", "independent_r")}
+                              for row in table.to_dict("records")}}
 
     def regions(self, layer: np.ndarray, score: np.ndarray) -> pd.DataFrame:
         """Of each region: the layer most of its voxels choose, the relative position (0 first, 1 last) and the score.
 
         Medians over voxels of a subject, means over subjects and iterations.
         """
-        voxels, rows = self.data.voxels, []
+        voxels, rows, n_latencies = self.data.voxels, [], max(len(self.latencies), 1)
         for region in ["", *sorted(set(voxels["region"]) - {""})]:
             own = np.ones(len(voxels), bool) if region == "" else (voxels["region"] == region).to_numpy()
             subjects = voxels["subject"].to_numpy()[own]
@@ -94,7 +114,7 @@ class VoxelwiseSolver(LayerSolver):
             names, positions = by_subject(position, subjects)
             values = by_subject(score[:, own], subjects)[1].mean(0)
             sem = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-            rows.append({"region": region or "all", "n_voxels": int(own.sum()), "n_subjects": len(names),
+            rows.append({"region": region or "all", "n_voxels": int(own.sum()) // n_latencies, "n_subjects": len(names),
                          "layer": self.layers[int(np.bincount(layer[:, own].ravel()).argmax())],
                          "position": float(positions.mean()), "score": float(values.mean()), "sem": float(sem)})
         return pd.DataFrame(rows)
@@ -109,26 +129,32 @@ def _table(layer: str, score: Voxelwise, voxels: pd.DataFrame) -> pd.DataFrame:
     arrays = score.arrays()
     n_voxels, n_splits = score.r_test.shape
     rows = voxels.loc[np.repeat(np.arange(n_voxels), n_splits)].reset_index(drop=True)
-    for name in rows:
+    for name in rows.columns.drop("latency", errors="ignore"):
         rows[name] = rows[name].astype("category")
     rows.insert(0, "layer", pd.Categorical([layer] * len(rows)).astype(str))
     rows["split"] = np.tile(np.arange(n_splits), n_voxels)
     return rows.assign(**{name: values.ravel() for name, values in arrays.items()})
 
 
-def _write_netcdf(path: Any, found: dict[str, Voxelwise], voxels: pd.DataFrame) -> None:
+def _write_netcdf(path: Any, found: dict[str, Voxelwise], voxels: pd.DataFrame, latencies: list[float]) -> None:
     """NetCDF 3, which xarray and all else reads; names are in attributes."""
     import json
 
     from scipy.io import netcdf_file
     first = next(iter(found.values()))
     with netcdf_file(path, "w", version=2) as out:
-        for name, size in zip(("layer", "voxel", "split"), (len(found), *first.r_test.shape), strict=True):
+        n_targets, n_splits = first.r_test.shape
+        sizes = {"layer": len(found), "voxel": n_targets // max(len(latencies), 1),
+                 **({"latency": len(latencies)} if latencies else {}), "split": n_splits}
+        for name, size in sizes.items():
             out.createDimension(name, size)
+        if latencies:
+            out.createVariable("latency", "d", ("latency",))[:] = latencies
+            voxels = voxels.iloc[::len(latencies)].drop(columns="latency")
         for name in first.arrays():
             values = np.stack([score.arrays()[name] for score in found.values()])
             kind = "d" if name == "alphas" else "b" if values.dtype.kind in "bi" else "f"
-            out.createVariable(name, kind, ("layer", "voxel", "split"))[:] = values.astype(
+            out.createVariable(name, kind, tuple(sizes))[:] = values.reshape(*sizes.values()).astype(
                 {"d": np.float64, "b": np.int8, "f": np.float32}[kind])
         out.layers = json.dumps(list(found)).encode()
         for column in voxels:

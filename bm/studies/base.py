@@ -102,12 +102,14 @@ class Study(ABC):
 
     Class attributes: `name` (lower-case key), `blocks` (which events start a block: "sentence", "sound",
     "sentence_or_sound" or "block"), `merge_blocks` (whether short blocks may be merged up to
-    `dset.min_block_duration`), `facts` (its fact sheet).
+    `dset.min_block_duration`), `continuous` (whether what is next to a block in the recording was so in the
+    experiment), `facts` (its fact sheet).
     """
 
     name: ClassVar[str]
     blocks: ClassVar[Literal["sentence", "sound", "sentence_or_sound", "block"]] = "sentence"
     merge_blocks: ClassVar[bool] = True
+    continuous: ClassVar[bool] = True
     facts: ClassVar[Facts | None] = None
 
     def __init__(self, path: Path | None, **selection: Any) -> None:

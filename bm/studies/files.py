@@ -1,8 +1,11 @@
 """A study's files: folders with and without `download/`, names with letters of other case, MATLAB's format."""
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bm.store import remove_tree
 
 
 def download_folder(path: Path) -> Path:
@@ -33,6 +36,25 @@ def numbered(names: list[str], prefix: str, suffix: str = "") -> list[int]:
     middles = [name[len(prefix):len(name) - len(suffix)] for name in names
                if name.startswith(prefix) and name.endswith(suffix)]
     return sorted(int(middle) for middle in middles if middle.isdigit())
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Makes `folder` by `make(place)` unless it is there. Many processes may call this at once; one makes it.
+
+    It is made in a folder beside its place and renamed when complete, so that `folder` exists only as a whole.
+    """
+    from filelock import FileLock
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir():
+            return
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        remove_tree(unfinished)  # whoever left it does not live: we hold the lock
+        unfinished.mkdir()
+        make(unfinished)
+        os.replace(unfinished, folder)
 
 
 def read_mat(path: Path, reader: Callable[..., Any] | None = None, **options: Any) -> Any:

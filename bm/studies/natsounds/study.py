@@ -173,6 +173,7 @@ class NatSounds(Study):
     name = "natsounds"
     blocks = "sound"
     merge_blocks = False
+    continuous = False
     facts = FACTS["ecog"]
     manifest: ClassVar[Manifest] = Manifest.load(Path(__file__).with_name("files.json"))
 

@@ -1,7 +1,5 @@
 """The study `simulated`: made from a seed on first use, with nothing to download and the truth known."""
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +9,7 @@ import pandas as pd
 
 from bm.studies.base import Study, register_study
 from bm.studies.events_tsv import read_events_tsv
+from bm.studies.files import make_once
 from bm.studies.mne_recording import MneRecording
 from bm.studies.simulated.make import Parameters, entities, make_dataset
 
@@ -86,22 +85,9 @@ class Simulated(Study):
             yield SimulatedRecording(self.root, f"{subject:02d}", str(session), f"sub-{subject:02d}_ses-{session}")
 
     def prepare(self) -> None:
-        """Makes the dataset unless it is there. Many processes may call this at once; one makes it.
-
-        It is made in a folder beside its place and renamed when complete, so that `root` exists only as a whole.
-        """
-        from filelock import FileLock
-
-        if self.root.is_dir():
-            return
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root.with_name(f".{self.root.name}.lock")):
-            if self.root.is_dir():
-                return
-            unfinished = self.root.with_name(f".{self.root.name}.unfinished")
-            if unfinished.exists():  # whoever left it does not live: we hold the lock
-                shutil.rmtree(unfinished)
-            unfinished.mkdir()
+        """Makes the dataset unless it is there. Many processes may call this at once; one makes it."""
+        def make(folder: Path) -> None:
             logger.info("simulated: making %s in %s", self.parameters, self.root)
-            make_dataset(self.parameters, unfinished)
-            os.replace(unfinished, self.root)
+            make_dataset(self.parameters, folder)
+
+        make_once(self.root, make)

@@ -11,7 +11,7 @@ from typing import Any
 
 #: study → the module that has `make(folder, fault=None, **options) -> None` and `FAULTS`: fault → what is wrong then
 TWINS = {name: f"bm.studies.twins.{name}" for name in ("gwilliams2022", "schoffelen2019", "broderick2019",
-                                                       "brennan2019", "eegmmidb", "nh2015", "b2021")}
+                                                       "brennan2019", "eegmmidb", "nh2015", "b2021", "ns1")}
 #: what several twins can get wrong; others are of one twin alone
 FAULT_KINDS = {
     "missing_sound": "a sound file is not there",

@@ -1,0 +1,223 @@
+"""How well predictions match responses to repeated stimuli: correlations, also of what could be predicted at best."""
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bm.metrics.ceilings import Ceilings, check_repeats, noise_ceilings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: around what covariances are taken: the mean of each stimulus, or that of all
+Centre = Literal["stimulus", "all"]
+#: units whose draws are held in memory together
+UNITS_AT_ONCE = 256
+#: what rounding leaves of a variance, as a part of the mean square
+ROUNDING = 1e-14
+#: a column that varies by less, as a part of its mean, is constant
+CONSTANT = 1e-14
+
+
+def mean_response(responses: np.ndarray) -> np.ndarray:
+    """Mean over the repeats that were measured (for spikes the PSTH), `(R, T, N)` → `(T, N)` float64; NaN where none.
+
+    Raises:
+        ValueError: another shape, or an infinite value.
+    """
+    responses = check_repeats(responses)
+    mean = responses.mean(0, dtype=np.float64)
+    if np.isfinite(mean).all():
+        return mean
+    if np.isinf(responses).any():
+        raise ValueError("responses have infinite values: what was not measured is NaN")
+    known = (~np.isnan(responses)).sum(0)
+    return np.where(known > 0, np.nansum(responses, 0, dtype=np.float64), np.nan) / np.maximum(known, 1)
+
+
+def stimulus_moments(predictions: Sequence[np.ndarray], responses: Sequence[np.ndarray]) -> np.ndarray:
+    """What correlations and R² are made of, per stimulus: `(S, 7, N)`.
+
+    With x the prediction and y the mean response, over the bins in which the unit was measured: their number, Σx, Σy,
+    Σx², Σy², Σxy and Σ(y − x)²; before the first five x and y are centred by the unit's means over all stimuli. Zero
+    where a unit did not hear a stimulus, so that units of several subjects may be put side by side.
+
+    Args:
+        predictions: per stimulus `(T, N)`.
+        responses: per stimulus `(R, T, N)`, NaN where not measured.
+
+    Raises:
+        ValueError: no stimulus, shapes that do not fit, or values that are not finite.
+    """
+    if not predictions or len(predictions) != len(responses):
+        raise ValueError(f"{len(predictions)} predictions of {len(responses)} responses: expected one per stimulus, "
+                         "and at least one")
+    means = [mean_response(one) for one in responses]
+    predictions = [np.asarray(one, dtype=np.float64) for one in predictions]
+    for number, (x, y) in enumerate(zip(predictions, means, strict=True)):
+        if x.shape != y.shape or y.shape[1] != means[0].shape[1]:
+            raise ValueError(f"stimulus {number}: prediction {x.shape} and mean response {y.shape} must both be (time, "
+                             f"units), with {means[0].shape[1]} units")
+        if not np.isfinite(x).all():
+            raise ValueError(f"stimulus {number}: the prediction has NaN or infinite values")
+    known = [~np.isnan(y) for y in means]
+    count = np.maximum(sum(one.sum(0) for one in known), 1)
+    centres = [sum(np.where(some, one, 0).sum(0) for some, one in zip(known, part, strict=True)) / count
+               for part in (predictions, means)]
+    moments = np.stack([_moments(*one, *centres) for one in zip(predictions, means, known, strict=True)])
+    for square, sums, centre in ((3, [1, 3, 5], centres[0]), (4, [2, 4, 5], centres[1])):
+        # rounding of a mean is all that a constant has
+        constant = moments[:, square].sum(0) <= count * (CONSTANT * centre)**2
+        moments[:, sums] *= ~constant
+    return moments
+
+
+def _moments(x: np.ndarray, y: np.ndarray, known: np.ndarray, centre_x: np.ndarray, centre_y: np.ndarray) -> np.ndarray:
+    """Of one stimulus, `(7, N)`."""
+    whole = known.all()
+    error, x, y = y - x, x - centre_x, y - centre_y
+    if not whole:
+        error, x, y = (np.where(known, part, 0) for part in (error, x, y))
+    products = [np.einsum("tn,tn->n", a, b) for a, b in ((x, x), (y, y), (x, y), (error, error))]
+    return np.stack([known.sum(0).astype(float), x.sum(0), y.sum(0), *products])
+
+
+def _covariances(moments: np.ndarray, centre: Centre = "all") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance of predictions, of responses and their covariance `(…, N)`, from moments `(…, S, 7, N)`."""
+    if centre not in ("stimulus", "all"):
+        raise ValueError(f"centre is {centre!r}, expected 'stimulus' or 'all'")
+    if centre == "all":
+        moments = moments.sum(-3, keepdims=True)
+    n, x, y, xx, yy, xy, _ = np.moveaxis(moments, -2, 0)
+    count, total = np.maximum(n, 1), np.maximum(n.sum(-2), 1)
+
+    def variance(a: np.ndarray, aa: np.ndarray) -> np.ndarray:
+        found, whole = (aa - a * a / count).sum(-2) / total, aa.sum(-2) / total
+        return np.where(found > ROUNDING * whole, found, 0)
+
+    return variance(x, xx), variance(y, yy), (xy - x * y / count).sum(-2) / total
+
+
+def _correlation(moments: np.ndarray, centre: Centre = "all") -> np.ndarray:
+    """NaN where the response does not vary, 0 where the prediction does not."""
+    x, y, xy = _covariances(moments, centre)
+    r = np.where(x > 0, xy, 0) / np.sqrt(np.where(x > 0, x, 1) * np.where(y > 0, y, 1))
+    return np.where(y > 0, np.clip(r, -1, 1), np.nan)
+
+
+def correlation(moments: np.ndarray) -> np.ndarray:
+    """Pearson correlation `(N,)` of predictions and mean responses over all bins of all stimuli (CCraw).
+
+    NaN for a response that is constant, 0 for a prediction that is.
+    """
+    return _correlation(moments)
+
+
+def explained_variance(moments: np.ndarray) -> np.ndarray:
+    """Fraction of variance explained `(N,)`, 1 − Σ(y − x)² / Σ(y − mean y)² over all bins; NaN for a constant y."""
+    _, y, _ = _covariances(moments)
+    n, error = moments[:, 0].sum(0), moments[:, 6].sum(0)
+    return np.where(y > 0, 1 - error / np.maximum(n, 1) / np.where(y > 0, y, 1), np.nan)
+
+
+def bootstrap_r(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
+    """Correlations `(n_boot, N)` of stimuli drawn with replacement; NaN where the response does not vary.
+
+    Raises:
+        ValueError: no draws were asked for.
+    """
+    if n_boot < 1:
+        raise ValueError(f"n_boot must be positive, got {n_boot}")
+    n_stimuli, n_sums, n_units = moments.shape
+    draws = np.random.default_rng(seed).multinomial(n_stimuli, np.full(n_stimuli, 1 / n_stimuli), n_boot).astype(float)
+    found = np.empty((n_boot, n_units))
+    for first in range(0, n_units, UNITS_AT_ONCE):
+        some = moments[..., first:first + UNITS_AT_ONCE]
+        sums = (draws @ some.reshape(n_stimuli, -1)).reshape(n_boot, 1, n_sums, -1)
+        found[:, first:first + UNITS_AT_ONCE] = _correlation(sums)
+    return found
+
+
+def _limits(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles `(N,)` around the middle `level` of the known ones of `(draws, N)`."""
+    some = np.isfinite(values).any(0)
+    low, high = np.nanquantile(np.where(some, values, 0), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.where(some, low, np.nan), np.where(some, high, np.nan)
+
+
+def median_r_interval(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+                      ) -> tuple[float, float]:
+    """Limits of the median over units of the correlation, of stimuli drawn with replacement; NaN for one stimulus.
+
+    Units of several subjects are put side by side (`np.concatenate` of their moments along the last axis) where the
+    stimuli are the same.
+    """
+    if len(moments) < 2:
+        return np.nan, np.nan
+    drawn = bootstrap_r(moments, n_boot=n_boot, seed=seed)
+    some = np.isfinite(drawn).any(1)
+    if not some.any():
+        return np.nan, np.nan
+    low, high = _limits(np.nanmedian(drawn[some], axis=1)[:, None], level)
+    return float(low[0]), float(high[0])
+
+
+def ccnorm(moments: np.ndarray, ceilings: Ceilings, *, centre: Centre = "stimulus") -> np.ndarray:
+    """Normalised correlation `(N,)`: cov(x, y) / √(var(x) · signal power) (Schoppe et al. 2016).
+
+    1 for the true model however noisy the response, up to chance (it may be above 1); NaN where the signal power is
+    not positive, 0 for a constant prediction. Only stimuli with two repeats or more count.
+
+    Args:
+        moments: of `stimulus_moments`.
+        ceilings: of the same responses.
+        centre: signal power is the variance within stimuli, so covariance and variance are too; "all" takes them
+            around the mean of all stimuli, as deepSTRF does, where differences between stimuli make the true model
+            look better than 1.
+    """
+    x, _, xy = _covariances(_repeated(moments, ceilings), centre)
+    size = np.sqrt(np.where(x > 0, x, 1) * np.where(ceilings.signal_power > 0, ceilings.signal_power, np.nan))
+    return np.where(x > 0, xy, 0) / size
+
+
+def ccnorm_hsu(moments: np.ndarray, ceilings: Ceilings, *, centre: Centre = "stimulus") -> np.ndarray:
+    """Normalised correlation `(N,)`: the correlation over the highest one possible (Hsu, Borst & Theunissen 2004).
+
+    NaN where no stimulus has a positive correlation between halves of its repeats. See `ccnorm` for the arguments.
+    """
+    return _correlation(_repeated(moments, ceilings), centre) / ceilings.ccmax
+
+
+def _repeated(moments: np.ndarray, ceilings: Ceilings) -> np.ndarray:
+    """Moments of what was repeated alone."""
+    return moments * ceilings.repeated[:, None]
+
+
+def encoding_scores(predictions: Sequence[np.ndarray], responses: Sequence[np.ndarray], *, n_boot: int = 2000,
+                    seed: int = 0) -> "pd.DataFrame":
+    """Scores of each unit against its mean response, and ceilings where stimuli were repeated (else NaN).
+
+    Args:
+        predictions: per stimulus `(T, N)`.
+        responses: per stimulus `(R, T, N)`, NaN where not measured.
+        n_boot: draws of stimuli for the 95 % interval of r; with a single stimulus there is none (NaN).
+        seed: of these draws, and of half-splits of more than ten repeats.
+
+    Returns:
+        One row per unit: r, r_low, r_high, r2 (fraction of variance explained), n_samples, n_stimuli, n_repeats
+        (median over stimuli); ccnorm, ccnorm_hsu, ccmax, signal_power, noise_power, snr, reliability.
+
+    Raises:
+        ValueError: no stimulus, shapes that do not fit, or values that are not finite.
+    """
+    import pandas as pd
+    moments, ceilings = stimulus_moments(predictions, responses), noise_ceilings(responses, seed=seed)
+    low = high = np.full(moments.shape[-1], np.nan)
+    if len(moments) > 1:
+        low, high = _limits(bootstrap_r(moments, n_boot=n_boot, seed=seed), 0.95)
+    return pd.DataFrame({
+        "r": correlation(moments), "r_low": low, "r_high": high, "r2": explained_variance(moments),
+        "n_samples": moments[:, 0].sum(0).astype(int), "n_stimuli": (moments[:, 0] > 0).sum(0),
+        "n_repeats": ceilings.repeats, "ccnorm": ccnorm(moments, ceilings),
+        "ccnorm_hsu": ccnorm_hsu(moments, ceilings), "ccmax": ceilings.ccmax, "signal_power": ceilings.signal_power,
+        "noise_power": ceilings.noise_power, "snr": ceilings.snr, "reliability": ceilings.reliability})

@@ -1,0 +1,279 @@
+"""Temporal response functions as an experiment (`task.type=trf`): the brain from features over lags, or back."""
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bm import distrib
+from bm.data.assemble import find_sources
+from bm.data.responses import Responses, Trial, build_responses
+from bm.linear import TRF, dirichlet
+from bm.linear.lags import lag_samples
+from bm.linear.reconstruct import identify
+from bm.metrics.encoding import correlation, encoding_scores, explained_variance
+from bm.metrics.stats import bootstrap_interval
+from bm.solvers.base import Metrics, Solver
+from bm.solvers.encoding_report import all_moments, report
+
+logger = logging.getLogger(__name__)
+
+
+class TrfSolver(Solver):
+    """One temporal response function per subject, fitted to train trials in closed form: one "epoch" (section `trf`).
+
+    Several processes all fit the same, and the first writes.
+
+    Forward: all channels from all features, which are known around a trial too; the mean over repeats counts as often
+    as it has repeats; channels measured in fewer than two folds are predicted to be 0. The loss is the cross-validated
+    mean squared error; on valid trials 1 − mean r. With `trf.bands` each group of features has a scale of its own, and
+    is left out in turn.
+
+    Backward: all columns of features from the channels that are measured throughout; tested by their correlation with
+    the true ones, and by which segment was heard.
+
+    Written to the XP's folder: `encoding.parquet` (see `encoding_report`; backward: `reconstruction.parquet`, a row per
+    subject and column, and `test_segments.parquet`); `kernels.npz`: `lags` (s), `features`, `units`, `unit` (of the
+    kernels), forward `kernels` `(features, lags, units)`, NaN for units without one; backward for each subject i
+    `kernels_i` `(channels, lags, features)` and `patterns_i` `(features, lags, channels)` (`TRF.patterns`) with the
+    places in `units` of its channels, `channels_i`; with bands `partition.parquet`: R² and what each adds (`unique_…`).
+    """
+
+    responses: Responses
+
+    def prepare(self) -> None:
+        find_sources(self.cfg, self.root)
+
+    def build(self) -> None:
+        cfg, trf = self.cfg, self.cfg.trf
+        self.forward = trf.direction == "forward"
+        self.bands = {"+".join(names): names for names in trf.bands}
+        named = sorted(name for names in trf.bands for name in names)
+        if named and named != sorted(cfg.dset.features):
+            raise ValueError(f"trf.bands has the features {named}, dset.features {sorted(cfg.dset.features)}: expected "
+                             "the same")
+        self.settings: dict[str, Any] = {
+            "tmin": trf.tmin, "tmax": trf.tmax, "rate": cfg.dset.sample_rate, "direction": trf.direction,
+            "alphas": np.logspace(trf.alphas.low, trf.alphas.high, trf.alphas.n), "folds": trf.folds,
+            "alpha_per_target": trf.alpha_per_target, "criterion": trf.criterion, "penalty": trf.penalty,
+            "backend": "torch" if self.device.type == "cuda" else "numpy", "device": str(self.device)}
+        lags = lag_samples(trf.tmin, trf.tmax, cfg.dset.sample_rate)
+        around = (max(int(lags[-1]), 0), max(-int(lags[0]), 0)) if self.forward else (0, 0)
+        self.responses = data = build_responses(cfg, self.root, *around)
+        if data.hop > 1:
+            raise ValueError(f"task.type=trf needs features at dset.sample_rate; {', '.join(data.feature_names)} has "
+                             f"{data.hop} rows per frame")
+        if distrib.is_master():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            data.audit.table.to_csv(self.folder / "audit.csv", index=False)
+        self.splits = {split: data.of(split) for split in ("train", "valid", "test")}
+        self.columns = [f"{name}[{i}]" if own.stop - own.start > 1 else name
+                        for name, own in data.feature_slices.items() for i in range(own.stop - own.start)]
+        self.models: dict[str, list[TRF]] = {}
+        self.used: list[np.ndarray] = []
+        logger.info("%s TRF: %d columns of features, %d lags, %d units of %d subjects, %d penalties", trf.direction,
+                    len(self.columns), len(lags), len(data.units), len(data.subjects), trf.alphas.n)
+
+    def train_epoch(self, epoch: int) -> Metrics:
+        self.used = [self._usable(subject) for subject in range(len(self.responses.subjects))]
+        self.models = {band: [self._fit(subject, self._without(band)) for subject in range(len(self.used))]
+                       for band in ("", *self.bands)}
+        alphas = np.log10(np.concatenate([model.alphas_ for model in self.models[""]]))
+        chosen = [_chosen(model) for model in self.models[""]]
+        error, r = (np.concatenate(values) for values in zip(*chosen, strict=True))
+        logger.info("penalties 10^%.1f to 10^%.1f; held-out r %.4f (median over targets)", alphas.min(), alphas.max(),
+                    np.median(r))
+        return {"loss": float(error.mean()), "r": float(r.mean()), "log10_alpha": float(alphas.mean())}
+
+    def _own(self, subject: int, split: str = "train") -> list[Trial]:
+        return [trial for trial in self.splits[split] if trial.subject == subject]
+
+    def _without(self, band: str) -> np.ndarray:
+        """The columns of features that are not of `band`; "": all."""
+        if not band:
+            return np.arange(len(self.columns))
+        return np.flatnonzero(self._bands() != band)
+
+    def _usable(self, subject: int) -> np.ndarray:
+        """Channels of a subject that are predicted, or (backward) predict."""
+        data, trials = self.responses, self._own(subject)
+        n = data.units_of(subject).stop - data.units_of(subject).start
+        stimuli = np.array([trial.stimulus for trial in trials])
+        n_folds = self.cfg.trf.folds
+        if len(np.unique(stimuli)) < (n_folds or 2):
+            raise ValueError(f"trf.folds={n_folds}, but {data.subjects[subject]} has {len(np.unique(stimuli))} train "
+                             "stimuli: use fewer folds, other ratios or a smaller dset.min_block_duration")
+        if self.forward:
+            folds = TRF(**self.settings).splits(len(trials), stimuli)
+            seen = [np.any([np.isfinite(trials[i].responses).any((0, 1)) for i in fold], 0) for fold in folds]
+            usable = np.sum(seen, 0) >= 2
+        else:
+            every = [trial.mean() for split in self.splits for trial in self._own(subject, split)]
+            usable = np.all([np.isfinite(x).all(0) for x in every], 0)
+        if not usable.any():
+            raise ValueError(f"no channel of {data.subjects[subject]} is measured "
+                             + ("in two folds" if self.forward else "throughout all trials"))
+        if not usable.all():
+            logger.warning("%s: %d of %d channels are not measured %s: left out", data.subjects[subject],
+                           n - usable.sum(), n, "in two folds" if self.forward else "throughout")
+        return np.flatnonzero(usable)
+
+    def _fit(self, subject: int, columns: np.ndarray) -> TRF:
+        settings, trials = dict(self.settings), self._own(subject)
+        if self.bands:
+            bands = self._bands()[columns]
+            labels = np.unique(bands)
+            if len(labels) > 1:
+                settings |= {"bands": bands, "scalings": dirichlet(self.cfg.trf.n_scalings, len(labels),
+                                                                   seed=self.cfg.seed)}
+        used = self.used[subject]
+        features = [trial.features[:, columns] for trial in trials]
+        means = [trial.mean()[:, used] for trial in trials]
+        stimuli = [trial.stimulus for trial in trials]
+        if not self.forward:
+            return TRF(**settings).fit(features, means, groups=stimuli)
+        return TRF(**settings).fit(
+            features, means, [np.isfinite(trial.responses[:, :, used]).sum(0) for trial in trials], groups=stimuli,
+            before=[trial.before[:, columns] for trial in trials], after=[trial.after[:, columns] for trial in trials])
+
+    def _bands(self) -> np.ndarray:
+        """The band of each column."""
+        out = np.zeros(len(self.columns), dtype=object)
+        for band, names in self.bands.items():
+            for name in names:
+                out[self.responses.feature_slices[name]] = band
+        return out.astype(str)
+
+    def predict(self, trials: Sequence[Trial], band: str = "") -> list[np.ndarray]:
+        """Of each trial the responses of its subject's channels (backward: all columns of features), without `band`."""
+        columns, out = self._without(band), []
+        for trial in trials:
+            model, used = self.models[band][trial.subject], self.used[trial.subject]
+            if not self.forward:
+                out += model.predict([trial.mean()[:, used]])
+                continue
+            whole = np.zeros(trial.responses.shape[1:])
+            whole[:, used] = model.predict([trial.features[:, columns]], before=[trial.before[:, columns]],
+                                           after=[trial.after[:, columns]])[0]
+            out.append(whole)
+        return out
+
+    def valid_epoch(self, epoch: int) -> Metrics:
+        """1 − mean r as the loss; without trials, that of the cross-validation."""
+        trials = self.splits["valid"]
+        if not trials:
+            return {"loss": 1 - float(np.concatenate([_chosen(model)[1] for model in self.models[""]]).mean())}
+        if self.forward:
+            r = correlation(all_moments(self.responses, trials, self.predict(trials)))
+            return {"loss": 1 - float(r[np.isfinite(r)].mean())}
+        return {"loss": 1 - float(self._reconstruction(trials, n_boot=1)["r"].mean())}
+
+    def finished(self, epoch: int) -> bool:
+        return epoch >= 1
+
+    def test(self) -> Metrics:
+        if not distrib.is_master():
+            return {}
+        self._write_kernels()
+        trials = self.splits["test"]
+        if not trials:
+            return {}
+        cfg = self.cfg
+        if not self.forward:
+            return self._test_backward(trials)
+        predictions = self.predict(trials)
+        metrics = report(self.responses, trials, predictions, self.folder, n_boot=cfg.test.n_boot, seed=cfg.seed,
+                         save_predictions=cfg.encode.predictions)
+        return metrics | self._partition(trials, predictions)
+
+    def _partition(self, trials: list[Trial], predictions: list[np.ndarray]) -> Metrics:
+        """What each band adds to the R² of the others, on the test trials."""
+        if not self.bands:
+            return {}
+        whole = explained_variance(all_moments(self.responses, trials, predictions))
+        table = self.responses.units.assign(r2=whole)
+        for band in self.bands:
+            rest = explained_variance(all_moments(self.responses, trials, self.predict(trials, band)))
+            table[f"unique_{band}"] = whole - rest
+        table.to_parquet(self.folder / "partition.parquet")
+        return {f"unique_{band}": float(table[f"unique_{band}"].median()) for band in self.bands}
+
+    def _reconstruction(self, trials: list[Trial], n_boot: int) -> pd.DataFrame:
+        """Scores of each subject and column of features."""
+        tables = []
+        for subject, name in enumerate(self.responses.subjects):
+            own = [trial for trial in trials if trial.subject == subject]
+            if own:
+                scores = encoding_scores(self.predict(own), [trial.features[None] for trial in own], n_boot=n_boot,
+                                         seed=self.cfg.seed)
+                tables.append(scores.assign(subject=subject, subject_name=name, feature=self.columns))
+        return pd.concat(tables, ignore_index=True)
+
+    def _test_backward(self, trials: list[Trial]) -> Metrics:
+        cfg = self.cfg
+        table = self._reconstruction(trials, cfg.test.n_boot)
+        table.to_parquet(self.folder / "reconstruction.parquet")
+        samples = None if cfg.trf.segment_s is None else max(2, round(cfg.trf.segment_s * cfg.dset.sample_rate))
+        found = identify(self.predict(trials), [trial.features for trial in trials],
+                         [trial.stimulus for trial in trials], samples, ks=cfg.test.topk)
+        subject = np.array([trial.subject for trial in trials])[found.trial]
+        stimulus = np.array([trial.stimulus for trial in trials])[found.trial]
+        pd.DataFrame({"segment": found.result.segment, "subject": subject, "stimulus": stimulus, "number": found.number,
+                      **found.result.values}).to_parquet(self.folder / "test_segments.parquet")
+        metrics: Metrics = {"r": float(table["r"].median()), "r_mean": float(table["r"].mean()),
+                            "r2": float(table["r2"].median()), "n_units": len(table),
+                            "n_stimuli": len(set(stimulus)), **found.result.summary()}
+        for k in cfg.test.topk:
+            interval = bootstrap_interval(found.result.values[f"top{k}"], subject, pd.factorize(stimulus)[0],
+                                          n_boot=cfg.test.n_boot, seed=cfg.seed)
+            metrics |= {f"top{k}_low": interval.low, f"top{k}_high": interval.high}
+        return metrics
+
+    def _write_kernels(self) -> None:
+        data, models = self.responses, self.models[""]
+        units = data.units
+        names = [f"{data.subjects[s]}/{name}" for s, name in zip(units["subject"], units["name"], strict=True)]
+        side = {"zscore": "standard deviations of the response", "max": "largest mean train response",
+                "none": "the response's own unit"}[self.cfg.encode.response]
+        deviation = "standard deviation of the feature"
+        unit = f"{side} per {deviation} and second" if self.forward else f"{deviation} per {side} and second"
+        arrays: dict[str, Any] = {"lags": models[0].lags, "features": np.array(self.columns, dtype=str),
+                                  "units": np.array(names, dtype=str), "unit": np.array(unit)}
+        if self.forward:
+            kernels = np.full((len(self.columns), len(models[0].lags), len(data.units)), np.nan)
+            for subject, model in enumerate(models):
+                kernels[:, :, data.units_of(subject).start + self.used[subject]] = model.kernels
+            arrays["kernels"] = kernels
+        else:
+            for subject, model in enumerate(models):
+                used = self.used[subject]
+                brain = [trial.mean()[:, used] for trial in self._own(subject)]
+                arrays |= {f"kernels_{subject}": model.kernels, f"patterns_{subject}": model.patterns(brain),
+                           f"channels_{subject}": data.units_of(subject).start + used}
+        np.savez(self.folder / "kernels.npz", allow_pickle=False, **arrays)
+
+    def keep_best(self) -> None:
+        """There is one state."""
+
+    def use_best(self) -> Any:
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        import torch
+        return {"models": {band: [model.state_dict() for model in models] for band, models in self.models.items()},
+                "used": [torch.from_numpy(used) for used in self.used]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.used = [used.numpy() for used in state["used"]]
+        self.models = {band: [TRF(**self.settings) for _ in states] for band, states in state["models"].items()}
+        for band, states in state["models"].items():
+            for model, own in zip(self.models[band], states, strict=True):
+                model.load_state_dict(own)
+
+
+def _chosen(model: TRF) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out mean squared error and correlation `(N,)` of the chosen scalings and penalties."""
+    where = (model.scalings_, np.searchsorted(model.alphas, model.alphas_), np.arange(len(model.alphas_)))
+    return model.cv_errors_[where], model.cv_r_[where]
