@@ -3,11 +3,13 @@
     python -m scripts.classify_baselines [--grid eeg_rest] [--methods network bandpower …] [OVERRIDES …]
 
 Runs the XPs of a grid that are not finished, in this process, and prints for each method the metrics pooled over folds
-with 95 % intervals, then the paired differences of subjects' balanced accuracies to the first method. Those of
-`bandpower_centred` use the unlabelled test segments of a subject (transductive), the others do not.
+with 95 % intervals, then the paired differences of subjects' balanced accuracies to the first method. Where a grid has
+several settings of a method on a fold, the one with the lowest validation loss is taken: test segments choose nothing.
+`bandpower_centred` uses the unlabelled test segments of a subject (transductive), the others do not.
 """
 import argparse
 import importlib
+import json
 import logging
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bm.config import ConfigError, check_config, to_plain
-from bm.metrics.classification import Predictions, by_subject, paired, summary
+from bm.metrics.classification import Predictions, by_subject, from_tables, paired, summary
 from bm.train import main as train_main
 from bm.train import run as run_xp
 from bm.xp_lock import hold
@@ -35,6 +37,21 @@ def finish(argv: list[str]) -> Path:
     return xp.folder
 
 
+def choose(settings: dict[str, Path]) -> tuple[str, Path]:
+    """Of several settings (name → folder) on one fold, that of the lowest validation loss; the first of two equal ones.
+
+    Raises:
+        ValueError: a setting without a validation loss.
+    """
+    losses = {name: json.loads((folder / "result.json").read_text()).get("best_loss")
+              for name, folder in settings.items()}
+    unknown = [name for name, loss in losses.items() if loss is None or loss != loss]
+    if unknown:
+        raise ValueError(f"the setting {unknown[0]} has no validation loss to choose by: give each fold a valid split")
+    best = min(losses, key=lambda name: losses[name])
+    return best, settings[best]
+
+
 def read(folders: list[Path]) -> Predictions:
     """The test segments of all folds of one method.
 
@@ -42,14 +59,9 @@ def read(folders: list[Path]) -> Predictions:
         ValueError: a segment is tested twice, or the folds have different classes.
     """
     tables = [pd.read_parquet(folder / "test_segments.parquet") for folder in folders]
-    classes = [[name for name in table if name.startswith("p_")] for table in tables]
-    table = pd.concat(tables, ignore_index=True)
-    twice = table.duplicated(["recording", "first"]).sum()
-    if twice or any(one != classes[0] for one in classes):
-        raise ValueError(f"{twice} segments are tested twice, classes {classes}: expected folds of one experiment")
-    number = {name[2:]: i for i, name in enumerate(classes[0])}
-    return Predictions(table["label"].map(number).to_numpy(int), table[classes[0]].to_numpy(float),
-                       table["subject"].to_numpy(object), table["block"].to_numpy(object))
+    if twice := pd.concat(tables).duplicated(["recording", "first"]).sum():
+        raise ValueError(f"{twice} segments are tested twice: expected folds of one experiment")
+    return from_tables(tables)
 
 
 def report(found: dict[str, Predictions], n_boot: int = 2000) -> str:
@@ -93,10 +105,20 @@ def main(argv: list[str] | None = None) -> None:
         if wrong := sorted(set(methods) - set(known)):
             raise SystemExit(f"--methods {' '.join(wrong)}: grid {args.grid} has {', '.join(known)}")
         for method in methods:
+            folds: dict[int, list[list[str]]] = {}
             for one in listed:
                 if one.xp.cfg.classify.method == method:
-                    print(f"{method}, fold {one.xp.cfg.dset.fold}", flush=True)
-                    found.setdefault(method, []).append(finish([*one.xp.argv, *args.overrides]))
+                    folds.setdefault(one.xp.cfg.dset.fold, []).append(one.xp.argv)
+            for fold, argvs in folds.items():
+                settings = {}
+                for argv in argvs:
+                    own = " ".join(arg for arg in argv if any(arg not in other for other in argvs)) or "the preset's"
+                    print(f"{method}, fold {fold}" + (f": {own}" if len(argvs) > 1 else ""), flush=True)
+                    settings[own] = finish([*argv, *args.overrides])
+                name, folder = choose(settings) if len(argvs) > 1 else next(iter(settings.items()))
+                if len(argvs) > 1:
+                    print(f"  lowest validation loss: {name}", flush=True)
+                found.setdefault(method, []).append(folder)
         print("\n" + report({method: read(folders) for method, folders in found.items()}))
     except (ModuleNotFoundError, FileNotFoundError, ValueError, ConfigError) as error:
         raise SystemExit(f"classify_baselines: {error}") from None

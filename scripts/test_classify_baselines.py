@@ -1,21 +1,25 @@
 """The comparison of methods, on made-up folds whose numbers are known."""
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from grids import eeg_rest
+from grids._utils import collect
 from grids.eeg_rest import FOLDS, METHODS
 from scripts import classify_baselines
-from scripts.classify_baselines import main, read, report
+from scripts.classify_baselines import choose, main, read, report
 
 #: method → share of right answers
 SHARES = dict(zip(METHODS, (0.6, 0.8, 0.9, 0.7, 0.5), strict=True))
 
 
-def write_fold(folder: Path, method: str, fold: int) -> Path:
+def write_fold(folder: Path, method: str, fold: int, loss: float = 0.5) -> Path:
     """60 segments of one subject in six blocks; of each class the first so many are right."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps({"best_loss": loss}))
     label = np.repeat(["eyes_open", "eyes_closed"], 30)
     right = np.tile(np.arange(30) < round(30 * SHARES[method]) - fold % 2, 2)
     p = np.where((label == "eyes_open") == right, 0.8, 0.2)
@@ -23,6 +27,17 @@ def write_fold(folder: Path, method: str, fold: int) -> Path:
                   "recording": 2 * fold + (np.arange(60) >= 30), "first": np.tile(np.arange(30), 2),
                   "p_eyes_open": p, "p_eyes_closed": 1 - p}).to_parquet(folder / "test_segments.parquet")
     return folder
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """The XPs of the grid: composing their configs takes seconds."""
+    return collect(eeg_rest.explorer)
+
+
+@pytest.fixture(autouse=True)
+def listed_once(request, monkeypatch):
+    monkeypatch.setattr(classify_baselines, "collect", lambda explorer: request.getfixturevalue("listed"))
 
 
 @pytest.fixture
@@ -55,7 +70,26 @@ def test_command(folders, monkeypatch, capsys):
         return folders[method][int(next(arg[10:] for arg in argv if arg.startswith("dset.fold=")))]
     monkeypatch.setattr(classify_baselines, "finish", finish)
     main(["--methods", "csp", "network", "--", "seed=3"])
-    assert len(asked) == 12 and all(argv[-1] == "seed=3" for argv in asked)
-    assert "csp − network" in capsys.readouterr().out
+    assert len(asked) == 6 + 18 and all(argv[-1] == "seed=3" for argv in asked)
+    said = capsys.readouterr().out
+    assert "csp − network" in said and "network, fold 0: eeg_transformer.dim=32" in said
     with pytest.raises(SystemExit, match="--methods svm: grid eeg_rest has network, bandpower"):
         main(["--methods", "svm"])
+
+
+def test_validation_chooses_the_setting(tmp_path, monkeypatch, capsys):
+    """The worst setting on the test segments has the lowest validation loss, and is taken."""
+    settings = {name: write_fold(tmp_path / name, method, 0, loss)
+                for name, method, loss in (("a", "bandpower_centred", 0.4), ("b", "csp", 0.3), ("c", "network", 0.3))}
+    assert choose(settings) == ("b", settings["b"])
+    write_fold(tmp_path / "b", "csp", 0, float("nan"))
+    with pytest.raises(ValueError, match="setting b has no validation loss"):
+        choose(settings)
+
+    def finish(argv):
+        small, fold = any("dim=32" in arg for arg in argv), next(int(arg[10:]) for arg in argv if "dset.fold=" in arg)
+        return write_fold(tmp_path / f"{small}{fold}", "csp" if small else "bandpower", fold, 0.1 if small else 0.2)
+    monkeypatch.setattr(classify_baselines, "finish", finish)
+    main(["--methods", "network"])
+    said = capsys.readouterr().out
+    assert said.count("lowest validation loss: eeg_transformer.dim=32") == FOLDS and "0.483 [" in said

@@ -1,10 +1,12 @@
-"""Attention: weights of all layers, rollout against its definition, and a planted difference that it finds."""
+"""Attention: weights of all layers, rollout against its definition, a planted difference that it finds, and needs."""
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from bm.analysis.attention import channel_map, class_attention, record_attention, rollout
+from bm.analysis.faithfulness import LEAST, MOST, RANDOM, deletion_curves, verdict
 from bm.batch import BatchSpec
 from bm.metrics.classification import weighted_auc
 from bm.models import build_model
@@ -76,8 +78,10 @@ def test_map_is_channel_major():
     assert found[3].isnan().all() and found[4].tolist() == [12, 13, 14, 15] and found.shape == (8, 4)
 
 
-def test_a_planted_difference_is_found():
-    """Classes differ in the sign of a wave at two channels, in the third quarter of the segment, and nowhere else."""
+@pytest.fixture(scope="module")
+def planted():
+    """A trained and an untrained model, segments and their classes, which differ in the sign of a wave at two channels,
+    in the third quarter of the segment, and nowhere else; and where that is `(C, K)`."""
     torch.manual_seed(0)
     wave = torch.sin(2 * torch.pi * torch.arange(20) / 10)
     truth = torch.zeros(8, 4, dtype=torch.bool)
@@ -87,26 +91,57 @@ def test_a_planted_difference_is_found():
         target = torch.randint(2, (n,))
         brain = torch.randn(n, 8, 4, 20)
         brain[:, [2, 5], 2] += 1.0 * (2 * target - 1)[:, None, None] * wave
-        return make_batch(SPEC, size=n).replace(brain=brain.flatten(2)), target
+        return make_batch(SPEC, size=n).replace(brain=brain.flatten(2), target=target)
 
     model = build_model("eeg_transformer", SPEC, 2, **SMALL)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(90):
-        batch, target = make(32)
+        batch = make(32)
         optimizer.zero_grad()
-        F.cross_entropy(model.train()(batch), target).backward()
+        F.cross_entropy(model.train()(batch), batch.target).backward()
         optimizer.step()
-    batch, target = make(200)
-    with torch.no_grad(), record_attention(model.eval()) as attention:
-        accuracy = (model(batch).argmax(1) == target).float().mean()
-    assert accuracy > 0.9
-    for fusion in ("mean", "max"):
-        seen = channel_map(class_attention(rollout(attention.weights, fusion)), model).mean(0)
-        auc = weighted_auc(seen.flatten().numpy(), truth.flatten().numpy(), torch.ones(1, 32).numpy())[0]
-        assert auc >= 0.9, (fusion, auc)
     torch.manual_seed(1)
     untrained = build_model("eeg_transformer", SPEC, 2, **SMALL)
-    with torch.no_grad(), record_attention(untrained.eval()) as attention:
-        untrained(batch)
-    seen = channel_map(class_attention(rollout(attention.weights)), untrained).mean(0)
-    assert weighted_auc(seen.flatten().numpy(), truth.flatten().numpy(), torch.ones(1, 32).numpy())[0] < 0.9
+    torch.manual_seed(2)
+    return model.eval(), untrained.eval(), make(200), truth
+
+
+def rolled(model, batch, fusion="mean"):
+    with torch.no_grad(), record_attention(model) as attention:
+        model(batch)
+    return channel_map(class_attention(rollout(attention.weights, fusion)), model)
+
+
+def test_a_planted_difference_is_found(planted):
+    model, untrained, batch, truth = planted
+    with torch.no_grad():
+        assert (model(batch).argmax(1) == batch.target).float().mean() > 0.9
+
+    def auc(seen):
+        return weighted_auc(seen.flatten().numpy(), truth.flatten().numpy(), torch.ones(1, 32).numpy())[0]
+    for fusion in ("mean", "max"):
+        assert auc(rolled(model, batch, fusion).mean(0)) >= 0.9, fusion
+    assert auc(rolled(untrained, batch).mean(0)) < 0.9
+
+
+def test_deleting_what_is_attended_hurts_if_the_model_has_learned(planted):
+    model, untrained, batch, truth = planted
+    batch, subject, block = batch[:100], ["a"] * 100, [f"b{i // 10}" for i in range(100)]
+
+    def batches():
+        return iter([batch[:60], batch[60:]])
+    found = {name: deletion_curves(one, batches, rolled(one, batch), 20, draws=2)
+             for name, one in (("trained", model), ("untrained", untrained))}
+    trained = verdict(found["trained"], subject, block)
+    assert trained.low > 0.1 and str(trained).startswith("Deleting the most attended tokens hurts more")
+    # the two planted tokens are the first tenth, without which nothing is left to tell; the least attended are spare
+    curves = found["trained"]
+    assert curves.correct[MOST][2].mean() < 0.65 < 0.9 < curves.correct[LEAST][8].mean()
+    assert (curves.correct[LEAST][0] == curves.correct[MOST][0]).all()  # nothing is deleted yet
+    np.testing.assert_allclose(curves.probability[LEAST][-1], curves.probability[RANDOM][-1], atol=1e-6)
+    ignorant = verdict(found["untrained"], subject, block)
+    assert ignorant.low < 0 and abs(ignorant.area) < trained.area / 10
+    assert "hurts more than deleting" not in str(ignorant)
+    # deleting by the truth hurts at least as much as by attention
+    ideal = deletion_curves(model, batches, truth[None].expand(100, -1, -1).float(), 20, draws=2)
+    assert trained.area <= ideal.area("probability").mean() + 0.02

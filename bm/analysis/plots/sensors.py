@@ -1,5 +1,5 @@
 """Values of sensors, drawn over the head."""
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +10,8 @@ from bm.analysis.plots import new_figure
 _HEAD = 0.095
 
 
-def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], label: str, columns: int = 3) -> Figure:
+def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], label: str, columns: int = 3,
+                  signed: Collection[int] = ()) -> Figure:
     """One map a row of `maps`, interpolated between the sensors (dots), nose up, each with its own colour scale.
 
     Sensors at one place (e.g. the two gradiometers and the magnetometer of a triplet) are averaged.
@@ -18,6 +19,7 @@ def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], l
     Args:
         maps: values. layout: flat places, in any unit.
         label: of the colours, with the unit.
+        signed: numbers of the maps that are differences: blue to red, the same scale on both sides of 0.
 
     Shape: maps `(M, C)`, layout `(C, 2)`, finite.
     Errors: ValueError for fewer than 4 places, between which nothing can be interpolated.
@@ -32,9 +34,11 @@ def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], l
     rows = -(-len(values) // columns)
     figure = new_figure(2.6 * columns, 2.5 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, row, title in zip(panels, values, titles, strict=False):
-        image, _ = mne.viz.plot_topomap(row, place, ch_type="mag", contours=0, sphere=(0, 0, 0, _HEAD), cmap="cividis",
-                                        vlim=(min(row.min(), 0), row.max()), axes=axes, show=False)
+    for i, (axes, row, title) in enumerate(zip(panels, values, titles, strict=False)):
+        most = np.abs(row).max() or 1.0
+        limits = (-most, most) if i in signed else (min(row.min(), 0), row.max())
+        image, _ = mne.viz.plot_topomap(row, place, ch_type="mag", contours=0, sphere=(0, 0, 0, _HEAD), vlim=limits,
+                                        cmap="coolwarm" if i in signed else "cividis", axes=axes, show=False)
         axes.set_title(title, fontsize=9)
         figure.colorbar(image, ax=axes, shrink=0.6).set_label(label, fontsize=8)
     for axes in panels[len(values):]:
