@@ -2,9 +2,9 @@
 
     python -m scripts.run_eval_probs 'sigs=[SIG,SIG]' | grid_name=nmi.main_table [key=value …]
 
-Writes `<dora.dir>/eval/signatures/<sig>[/<study>][/nrec_<n>][/control_<name>]`: solver_config.yaml, probs_segment.npy
-(segments × candidates), vocab_segment.npy (ids of the candidates), metadata.parquet (a row per segment), acc.csv and
-negative_stats.csv. What is done is skipped. Keys, with defaults:
+Writes `<dora.dir>/eval/signatures/<sig>[/<study>][/nrec_<n>][/control_<name>][/subject_layer_<how>]`:
+solver_config.yaml, probs_segment.npy (segments × candidates), vocab_segment.npy (ids of the candidates),
+metadata.parquet (a row per segment), acc.csv and negative_stats.csv. What is done is skipped. Keys, with defaults:
 
     sigs=null                signatures to evaluate
     grid_name=null           or all XPs of a grid that have a checkpoint (grids/nmi/main_table.py is nmi.main_table)
@@ -14,6 +14,8 @@ negative_stats.csv. What is done is skipped. Keys, with defaults:
     n_recordings=null        the first so many test recordings
     multistudy=false         true: each study by itself
     control=none             noise_brain, reversed_brain, other_subject, untrained, or all: none and each of these
+    subject_layer=own        weights of test subjects who were not trained on: own (what training left), average (of the
+                             trained ones) or nearest (of the one whose brain data are most alike)
     device=auto
     load_batch_size=100      segments that go through the network at once
     probs_batch_size=null    rows of probabilities that are computed at once; null: as many as 1 GiB allows
@@ -36,6 +38,7 @@ from yaml import YAMLError
 
 from bm.analysis.controls import CONTROLS, check_control
 from bm.analysis.evaluate import Evaluation, evaluate
+from bm.analysis.unseen import check_subject_layer
 from bm.analysis.xp import NotRestorable, StoredXP, find_xp
 from bm.config import nearest
 from bm.train import main as train_main
@@ -56,6 +59,7 @@ class Options(BaseModel):
     n_recordings: Count | None = None
     multistudy: bool = False
     control: str = "none"
+    subject_layer: str = "own"
     device: str = "auto"
     load_batch_size: Annotated[int, Field(ge=2)] = 100
     probs_batch_size: Count | None = None
@@ -75,14 +79,15 @@ class Options(BaseModel):
             raise ValueError("give either sigs=[…] or grid_name=…")
         if self.control != "all":
             check_control(self.control)
+        check_subject_layer(self.subject_layer)
         return self
 
     @property
     def evaluations(self) -> list[Evaluation]:
         """What is done with each XP."""
         controls = ["none", *CONTROLS] if self.control == "all" else [self.control]
-        return [Evaluation(self.n_negatives, self.n_recordings, self.multistudy, control, self.load_batch_size,
-                           self.probs_batch_size, self.device) for control in controls]
+        return [Evaluation(self.n_negatives, self.n_recordings, self.multistudy, control, self.subject_layer,
+                           self.load_batch_size, self.probs_batch_size, self.device) for control in controls]
 
 
 def parse(argv: list[str]) -> Options:

@@ -166,6 +166,17 @@ def test_the_same_without_slurm(project, demo, tmp_path):
         assert history(tmp_path / "xps" / folder.name) == history(folder)
 
 
+def test_evaluation_as_jobs(project, demo):
+    asked = "cpus_per_task=1", "timeout_min=10", "slurm_mem_per_gpu=1GB", "n_negatives=50"
+    said = project.read(sys.executable, "-m", "scripts.run_eval_probs", "grid_name=demo", "distributed=true", *asked)
+    assert "2 jobs" in said
+    jobs = sorted((project.root / "outputs/eval/jobs").glob("*_submission.sh"))
+    assert len(jobs) == 1 and "--array=0-1" in jobs[0].read_text()
+    for folder in demo:
+        assert f"signatures/{folder.name}: top-10" in said
+        assert (project.root / "outputs/eval/signatures" / folder.name / "complete.json").exists()
+
+
 def test_a_removed_line_is_cancelled_and_a_failed_one_tried_again(project, demo):
     # an XP that continues another, which does not exist yet
     failing = 'launcher.slurm(gpus=0)({"continue_sig": "abcd1234", "dummy": "failing"})'

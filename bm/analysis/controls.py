@@ -3,71 +3,29 @@
 Each is a change of the data of a finished XP; its weights and its candidates stay. A decoder that is above chance on
 noise, on reversed recordings or before its training has found its way around the brain.
 
-What has to be trained anew is a control of the training instead: pairs that are shuffled, features of a network with
-random weights (`dset.features_params.<feature>.random=true`).
+What has to be trained anew is a control of the training (`TRAINING`), an XP of its own: noise instead of the brain from
+the first step on, pairs that are shuffled, features of a network with random weights. `training_controls` finds those
+of an XP by their configs.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from bm.analysis.xp import StoredXP
 from bm.batch import Batch
-from bm.config import nearest
+from bm.config import nearest, relevant
 from bm.data.assemble import Data
 from bm.data.loader import SegmentDataset
-from bm.data.prepare import Prepared
+from bm.data.noise import Altered, Noise
+from bm.flat import difference
 
 if TYPE_CHECKING:
     from bm.solvers.decode import DecodeSolver
-
-#: interquartile range of a standard normal variable
-NORMAL_IQR = 1.349
-
-#: rows of noise drawn at once
-NOISE_ROWS = 512
-
-
-class Noise:
-    """`(time, channels)` of white Gaussian noise that is drawn where it is read: the same there at every reading.
-
-    Args:
-        shape: of the recording it stands for.
-        center, scale: median and interquartile range of each channel.
-        seed: of its random stream.
-    """
-
-    def __init__(self, shape: tuple[int, ...], center: np.ndarray, scale: np.ndarray, seed: Sequence[int]) -> None:
-        self.shape, self.center, self.std, self.seed = shape, center, scale / NORMAL_IQR, list(seed)
-        self.rows = lru_cache(maxsize=8)(self._draw)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def _draw(self, block: int) -> np.ndarray:
-        noise = np.random.default_rng([*self.seed, block]).standard_normal((NOISE_ROWS, self.shape[1]), np.float32)
-        return noise * self.std + self.center
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(len(self))
-        first, last = start // NOISE_ROWS, max(stop - 1, start) // NOISE_ROWS
-        blocks = np.concatenate([self.rows(block) for block in range(first, last + 1)])
-        return blocks[start - first * NOISE_ROWS:stop - first * NOISE_ROWS]
-
-
-@dataclass(frozen=True)
-class Altered(Prepared):
-    """A prepared recording with another array."""
-
-    array: Any = None  # type: ignore[assignment]
-
-    @classmethod
-    def of(cls, prepared: Prepared, array: Any) -> "Altered":
-        return cls(prepared.folder, prepared.sample_rate, array)
-
 
 @dataclass(frozen=True)
 class OtherData(Data):
@@ -140,17 +98,19 @@ CONTROLS: dict[str, Callable[["DecodeSolver"], None]] = {
     "noise_brain": noise_brain, "reversed_brain": reversed_brain, "other_subject": other_subject,
     "untrained": untrained}
 
-#: those on which any decoder is at chance, unless something is wrong
-NULLS = ("noise_brain", "reversed_brain", "untrained")
+#: control of the training → pattern of the keys that such an XP has true where the XP itself has not
+TRAINING = {"noise_training": "task.noise_brain", "shuffled_pairs": "task.shuffle_pairs",
+            "random_features": "dset.features_params.*.random"}
 
-_TRAINING = {"random_features": "train another XP with dset.features_params.<feature>.random=true and evaluate that",
-             "shuffled_pairs": "it needs an XP that was trained on shuffled pairs"}
+#: those on which any decoder is at chance, unless something is wrong
+NULLS = ("noise_brain", "reversed_brain", "untrained", "noise_training", "shuffled_pairs")
 
 
 def check_control(name: str) -> None:
     """Raises ValueError if `name` is neither "none" nor one of `CONTROLS`."""
-    if name in _TRAINING:
-        raise ValueError(f"control={name} is a control of the training, not of the evaluation: {_TRAINING[name]}")
+    if name in TRAINING:
+        raise ValueError(f"control={name} is a control of the training, not of the evaluation: train another XP with "
+                         f"{TRAINING[name].replace('*', '<feature>')}=true and evaluate that")
     if name != "none" and name not in CONTROLS:
         raise ValueError(f"control={name}: expected none, {', '.join(CONTROLS)}{nearest(name, ['none', *CONTROLS])}")
 
@@ -160,7 +120,7 @@ def survives(accuracy: Any, control: str) -> bool:
 
     Args:
         accuracy: a row of acc.csv, with `low` and `chance`.
-        control: one of `CONTROLS`.
+        control: one of `CONTROLS` or `TRAINING`.
     """
     return control in NULLS and bool(accuracy["low"] > accuracy["chance"])
 
@@ -169,3 +129,28 @@ def control_folders(signature: Path) -> dict[str, Path]:
     """Control → folder, of those that were evaluated for an XP in `signature`; "none" is the decoder itself."""
     folders = {"none": signature} | {name: signature / f"control_{name}" for name in CONTROLS}
     return {name: folder for name, folder in folders.items() if (folder / "complete.json").exists()}
+
+
+def training_controls(xp: StoredXP) -> dict[str, StoredXP]:
+    """Control of `TRAINING` → the XP beside this one that differs from it in that alone; those that are there."""
+    found: dict[str, StoredXP] = {}
+    for folder in sorted(path.parent for path in xp.folder.parent.glob("*/config.json")):
+        other = StoredXP(folder, xp.root)
+        name = None if folder.name == xp.sig else which_control(xp.config, other.config)
+        if name is not None:
+            found.setdefault(name, other)
+    return found
+
+
+def which_control(plain: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The control of `TRAINING` that an XP is of one with the config `plain`; None where they differ in more, or not.
+
+    Keys that decide no result (`dora.exclude` of `plain`) may differ.
+    """
+    exclude = [*plain["dora"]["exclude"], "dora.*", "slurm.*", "dummy"]
+    changed = {key: values for key, values in difference(relevant(plain), relevant(other)).items()
+               if not any(fnmatch(key, pattern) for pattern in exclude)}
+    for name, pattern in TRAINING.items():
+        if changed and all(fnmatch(key, pattern) and not old and new is True for key, (old, new) in changed.items()):
+            return name
+    return None

@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bm.analysis.controls import CONTROLS, OtherData, check_control
+from bm.analysis.describe import describe
+from bm.analysis.unseen import check_subject_layer, place_subjects
 from bm.analysis.xp import NotRestorable, StoredXP
 from bm.data.assemble import Data
 from bm.metrics.probabilities import OnDisk, frequency_prior, write_probabilities
@@ -45,6 +47,8 @@ class Evaluation:
         n_recordings: the first so many test recordings (with `multistudy`, of each study); None: all.
         multistudy: each study by itself, with its own candidates, in a folder of its own.
         control: one of `bm.analysis.controls.CONTROLS`, or "none".
+        subject_layer: the personal weights of test subjects who were not trained on, one of
+            `bm.analysis.unseen.SUBJECT_LAYERS`.
         load_batch_size: segments that go through the network at once.
         probs_batch_size: rows of probabilities that are computed at once; None: as many as 1 GiB allows.
         device: where.
@@ -54,14 +58,16 @@ class Evaluation:
     n_recordings: int | None = None
     multistudy: bool = False
     control: str = "none"
+    subject_layer: str = "own"
     load_batch_size: int = 100
     probs_batch_size: int | None = None
     device: str = "auto"
 
     def folder(self, signature: Path, study: str | None = None) -> Path:
-        """Where it is written: `<signature>[/<study>][/nrec_<n>][/control_<name>]`."""
+        """Where it is written: `<signature>[/<study>][/nrec_<n>][/control_<name>][/subject_layer_<how>]`."""
         parts = [study, self.n_recordings and f"nrec_{self.n_recordings}",
-                 None if self.control == "none" else f"control_{self.control}"]
+                 None if self.control == "none" else f"control_{self.control}",
+                 None if self.subject_layer == "own" else f"subject_layer_{self.subject_layer}"]
         return signature.joinpath(*[part for part in parts if part])
 
     def identity(self, xp: StoredXP) -> dict[str, Any]:
@@ -98,13 +104,15 @@ def evaluate(xp: StoredXP, how: Evaluation, signature: Path, overwrite: bool = F
     """Evaluates an XP into its folder `signature` and returns the folders written, or those that were done already.
 
     Each has solver_config.yaml, probs_segment.npy `(N, V)`, vocab_segment.npy `(V,)`, metadata.parquet (N rows),
-    acc.csv, negative_stats.csv, and last of all complete.json. Files are written aside and renamed.
+    acc.csv, negative_stats.csv, data.csv (what the splits hold), and last of all complete.json. Files are written
+    aside and renamed.
 
     Raises:
         NotRestorable: the XP has no network that could be run, or none whose estimates are compared with candidates.
         ValueError: an unknown control; no test segment left; an evaluation with other settings is there.
     """
     check_control(how.control)
+    check_subject_layer(how.subject_layer)
     done = [] if overwrite else how.finished(xp, signature)
     if done:
         return done
@@ -115,6 +123,7 @@ def evaluate(xp: StoredXP, how: Evaluation, signature: Path, overwrite: bool = F
     table = test_table(data)
     if how.control != "none":
         CONTROLS[how.control](solver)
+    place_subjects(solver, how.subject_layer)
     parts = [(None, table)] if not how.multistudy else list(table.groupby("study", sort=True))
     folders = []
     for study, part in parts:
@@ -144,6 +153,8 @@ def test_table(data: Data) -> pd.DataFrame:
         segment_hashes=table["candidate"], word_hashes=table["word"].str.lower().map(ids),
         word_indices=table["word_index"].astype(np.int64), seq_indices=table["sentence"].map(ids),
         word_segment_strings=words_inside(data, table), word_strings=table["word"],
+        phoneme_segment_strings=_inside(data, table, "phoneme"), language=_of_words(data, table, "language"),
+        pos=_of_words(data, table, "pos"),
         subject_id=np.asarray(data.subjects)[table["recording"]], subject_uid=names,
         recording_uid=[recording.uid for recording in recordings],
         study=[recording.study for recording in recordings],
@@ -153,18 +164,35 @@ def test_table(data: Data) -> pd.DataFrame:
 
 def words_inside(data: Data, table: pd.DataFrame) -> list[str]:
     """The words of which at least one sample lies in each test segment, joined by spaces."""
+    return _inside(data, table, "word")
+
+
+def _inside(data: Data, table: pd.DataFrame, kind: str) -> list[str]:
+    """The labels (column `kind`) of events of that kind that last into each test segment, joined by spaces."""
     rate = round(data.spec.sample_rate)
     samples = data.windows["test"].samples(rate)
     said = pd.Series("", index=table.index)
     for recording, own in table.groupby("recording"):
         events = data.events[recording]
-        words = events[events["kind"] == "word"]
-        start = np.rint(words["start"].to_numpy() * rate)
-        stop = np.rint((words["start"] + words["duration"]).to_numpy() * rate)
-        text = words["word"].to_numpy(str)
+        events = events[events["kind"] == kind]
+        start = np.rint(events["start"].to_numpy() * rate)
+        stop = np.rint((events["start"] + events["duration"]).to_numpy() * rate)
+        text = events[kind].to_numpy(str) if len(events) else np.zeros(0, str)
         for segment, first in own["first"].items():
             said[segment] = " ".join(text[(start < first + samples) & (stop > first)])
     return said.tolist()
+
+
+def _of_words(data: Data, table: pd.DataFrame, column: str) -> list[str]:
+    """A column of the word event that triggered each test segment, "" where there is none."""
+    rate, told = round(data.spec.sample_rate), pd.Series("", index=table.index)
+    for recording, own in table.groupby("recording"):
+        events = data.events[recording]
+        words = events[(events["kind"] == "word") & events.get(column, pd.Series(dtype=str)).notna()]
+        of = dict(zip(np.rint(words["start"] * rate).astype(int), words[column].astype(str), strict=True)) if len(
+            words) else {}
+        told[own.index] = [of.get(sample, "") for sample in np.rint(own["time"] * rate).astype(int)]
+    return told.tolist()
 
 
 def _evaluate(solver: "DecodeSolver", data: Data, table: pd.DataFrame, how: Evaluation, folder: Path, progress: bool
@@ -200,6 +228,8 @@ def _evaluate(solver: "DecodeSolver", data: Data, table: pd.DataFrame, how: Eval
     pd.DataFrame([{"n_test_samples": len(table), "n_test_vocab": table["word_hashes"].nunique(),
                    "n_test_segments": table["candidate"].nunique(), "n_neg_samples": len(rows),
                    "n_neg_segments": len(vocabulary)}]).to_csv(work / "negative_stats.csv", index=False)
+    about = describe(data)
+    about[about["study"].isin(table["study"])].to_csv(work / "data.csv", index=False)
     for path in sorted(work.iterdir()):
         os.replace(path, folder / path.name)
     work.rmdir()

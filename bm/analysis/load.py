@@ -17,6 +17,7 @@ from bm.analysis.card import card
 from bm.analysis.trained import Trained
 from bm.analysis.xp import StoredXP, find_xp
 from bm.batch import BatchSpec
+from bm.config import with_new_keys
 from bm.data.scaling import Scalers
 
 FORMAT = 1
@@ -59,8 +60,9 @@ def read_export(folder: Path, device: str = "cpu") -> Trained:
                                             for name in about["scaled"]}}
     sensors = None if about["sensors"] is None else pd.DataFrame(about["sensors"]).astype(
         {"layout_x": float, "layout_y": float})
-    return Trained(about["config"], BatchSpec.from_dict(about["spec"]), parts["networks"], Scalers.from_state(state),
-                   about["recordings"], sensors, about["kinds"], about["sig"], about["results"], device)
+    return Trained(with_new_keys(about["config"]), BatchSpec.from_dict(about["spec"]), parts["networks"],
+                   Scalers.from_state(state), about["recordings"], sensors, about["kinds"], about["sig"],
+                   about["results"], device)
 
 
 def export(trained: Trained, folder: Path) -> None:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from bm.batch import Batch, BatchSpec, FeatureSpec
-from bm.config import Config, check_config
+from bm.config import check_config
 from bm.data.loader import Finish, Montages, SegmentDataset
 from bm.data.prepare import prepare_signal
 from bm.data.scaling import BrainScaler, Scalers, robust_center_scale
 from bm.data.segments import Window
 from bm.losses import ClipLoss
-from bm.models import build_model
 from bm.models.blocks.spatial import SpatialAttention
 from bm.models.blocks.subject import SubjectEmbedding, SubjectLayers
+from bm.networks import build_networks
 from bm.studies.base import CHANNEL_COLUMNS, Signal
 from bm.studies.mne_recording import channel_table
 
@@ -76,7 +76,8 @@ class Trained:
         self.config, self.spec, self.recordings, self.sensors, self.kinds = config, spec, recordings, sensors, kinds
         self.sig, self.results, self.device = sig, results, torch.device(device)
         self.cfg = check_config(config)
-        self.networks = build_networks(self.cfg, spec).to(self.device).eval()
+        with torch.random.fork_rng(devices=[]):
+            self.networks = build_networks(self.cfg, spec).to(self.device).eval()
         # a loss that compares nothing has no part in what is estimated
         parts = set(self.networks) - ({"loss"} if self.cfg.optim.loss != "clip" else set())
         self.networks.load_state_dict({name: value for name, value in weights.items()
@@ -290,19 +291,3 @@ class Trained:
         if recording not in self.recordings:
             raise ValueError(f"recording={recording!r} is none of the training: {', '.join(self.recordings[:5])}…")
         return self.recordings.index(recording)
-
-
-def build_networks(cfg: Config, spec: BatchSpec) -> nn.ModuleDict:
-    """Model, feature model if there is one, and the loss that compares; with weights of no meaning."""
-    channels = sum(feature.out_dim for feature in spec.features)
-    options = dict(cfg.feature_model_params)
-    if cfg.feature_model_name:
-        channels = options.pop("n_out_channels")
-    with torch.random.fork_rng(devices=[]):
-        networks = nn.ModuleDict({"model": build_model(
-            cfg.model_name, spec, channels, n_subjects=cfg.override_n_subjects_model, **getattr(cfg, cfg.model_name))})
-        if cfg.feature_model_name:
-            networks["feature_model"] = build_model(cfg.feature_model_name, spec, channels, **options)
-        networks["loss"] = ClipLoss(dim=channels, sample_rate=spec.sample_rate, segment_tmin=spec.tmin,
-                                    **cfg.clip.model_dump(exclude={"gather"}))
-    return networks

@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bm.config import check_config
+from bm.config import check_config, with_new_keys
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bm.solvers.decode import DecodeSolver
+    from bm.solvers.encode import EncodeSolver
+    from bm.solvers.trf import TrfSolver
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,12 @@ class StoredXP:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The config it was made with, which is not always that of `conf/`."""
+        """The config it was made with, which is not always that of `conf/`, but for keys that are newer than it."""
         plain = self._json("config.json")
         if plain is None:
             raise FileNotFoundError(f"{self.folder} has no config.json: it is not the folder of an XP, or of one that "
                                     f"never started (dora run -f {self.sig})")
-        return plain
+        return with_new_keys(plain)
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the config by its dotted key."""
@@ -137,17 +139,37 @@ class StoredXP:
         Raises:
             NotRestorable: with the reason.
         """
+        from bm.solvers.decode import DecodeSolver
+        solver = self._rebuild((DecodeSolver,), device, batch_size)
+        if solver.best_state is None:
+            raise NotRestorable("no epoch is done yet")
+        return solver
+
+    def restore_encoder(self, device: str = "cpu") -> "EncodeSolver | TrfSolver":
+        """The same of an XP of task encode or trf, with the trials it was made from.
+
+        Raises:
+            NotRestorable: with the reason.
+        """
+        from bm.solvers.encode import EncodeSolver
+        from bm.solvers.trf import TrfSolver
+        solver = self._rebuild((EncodeSolver, TrfSolver), device)
+        if isinstance(solver, EncodeSolver) and solver.best_state is None:
+            raise NotRestorable("no epoch is done yet")
+        return solver
+
+    def _rebuild(self, kinds: tuple[type, ...], device: str, batch_size: int | None = None) -> Any:
+        """A solver of one of `kinds`, built anew, with the stored state."""
         from dora.link import Link
 
         from bm.solvers import build_solver
-        from bm.solvers.decode import DecodeSolver
         try:
             plain = {**self.config, "device": device, "resident": False, "num_workers": 0}
             if batch_size is not None:
                 plain["optim"] = {**plain["optim"], "batch_size": batch_size}
             with tempfile.TemporaryDirectory() as scratch:  # a solver writes its audit
                 solver = build_solver(check_config(plain), Path(scratch), self.root, Link(None))
-                if not isinstance(solver, DecodeSolver):
+                if not isinstance(solver, kinds):
                     raise NotRestorable(f"task.type={self.get('task.type')} has no network to run again")
                 if self.checkpoint is None:
                     raise NotRestorable("it has no checkpoint that can be read")
@@ -157,8 +179,6 @@ class StoredXP:
         except (ValueError, KeyError, RuntimeError, FileNotFoundError) as error:
             logger.warning("XP %s cannot be run again: %s", self.sig, error)
             raise NotRestorable(str(error).splitlines()[0][:300]) from error
-        if solver.best_state is None:
-            raise NotRestorable("no epoch is done yet")
         return solver
 
     @cached_property

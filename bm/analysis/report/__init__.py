@@ -6,11 +6,14 @@ one, write such a function and give it a title in `SECTIONS`.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+from bm.analysis.report.breakdown import breakdown
+from bm.analysis.report.classification import attention, classes
 from bm.analysis.report.controls import controls
+from bm.analysis.report.encoding import encoding
 from bm.analysis.report.experiment import config, environment, leak_audit, overview, training
-from bm.analysis.report.parts import Part
+from bm.analysis.report.layers import layers
+from bm.analysis.report.parts import Part, fill, new_report
+from bm.analysis.report.people import calibration
 from bm.analysis.report.results import examples, metrics, subjects
 from bm.analysis.report.sensors import spatial_attention
 from bm.analysis.report.stimulus import features
@@ -24,10 +27,16 @@ Section = Callable[[StoredXP], list[Part]]
 SECTIONS: dict[str, Section] = {
     "Experiment": overview,
     "Test": metrics,
+    "Classes": classes,
+    "Layers": layers,
+    "Encoding": encoding,
     "Subjects": subjects,
     "Controls": controls,
+    "New people": calibration,
+    "Where it comes from": breakdown,
     "Retrieved segments": examples,
     "Sensors": spatial_attention,
+    "Attention": attention,
     "Features": features,
     "Training": training,
     "Leak audit": leak_audit,
@@ -38,13 +47,7 @@ SECTIONS: dict[str, Section] = {
 
 def make_report(xp: StoredXP, sections: dict[str, Section] = SECTIONS) -> "mne.Report":
     """The report of an XP (see `StoredXP.require_result`), to be saved as HTML."""
-    import mne
-    report = mne.Report(title=f"XP {xp.sig}", image_format="png", verbose=False)
+    report = new_report(f"XP {xp.sig}")
     for title, section in sections.items():
-        tag = title.lower().replace(" ", "-")
-        for part in section(xp):
-            if isinstance(part.content, Figure):
-                report.add_figure(part.content, part.title, caption=part.caption or None, section=title, tags=(tag,))
-            else:
-                report.add_html(part.content, part.title, section=title, tags=(tag,))
+        fill(report, title, section(xp))
     return report

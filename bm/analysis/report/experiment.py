@@ -54,6 +54,9 @@ def overview(xp: StoredXP) -> list[Part]:
             rows[f"top-{k} accuracy"] = (f"{percent(test[f'top{k}'])} (chance {percent(test[f'top{k}_chance'])}, "
                                          f"{test.get('n', '?')} test segments)")
             break
+    if "balanced_accuracy" in test:
+        rows["balanced accuracy"] = (f"{percent(test['balanced_accuracy'])} (chance {percent(test['chance'])}, "
+                                     f"{test.get('n', '?')} test segments)")
     shown = pd.DataFrame([(key, value) for key, value in rows.items() if value])
     return [Part("What it is", table_html(shown, header=False))]
 

@@ -1,9 +1,14 @@
 """What a section of a report is made of."""
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import mne
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,19 @@ def table(title: str, rows: pd.DataFrame, caption: str = "") -> Part:
 def percent(value: float) -> str:
     """A fraction as "12.3 %"."""
     return f"{100 * value:.1f} %"
+
+
+def new_report(title: str) -> "mne.Report":
+    """An empty report."""
+    import mne
+    return mne.Report(title=title, image_format="png", verbose=False)
+
+
+def fill(report: "mne.Report", section: str, parts: Sequence[Part]) -> None:
+    """Adds parts to a section of a report."""
+    tag = section.lower().replace(" ", "-")
+    for part in parts:
+        if isinstance(part.content, Figure):
+            report.add_figure(part.content, part.title, caption=part.caption or None, section=section, tags=(tag,))
+        else:
+            report.add_html(part.content, part.title, section=section, tags=(tag,))

@@ -9,7 +9,8 @@ SECONDS = 10.0
 
 def features(xp: StoredXP) -> list[Part]:
     """The features of the first seconds of stimulus, above what is said."""
-    if not xp.get("dset.features"):
+    trials = xp.get("task.type") == "trf" or (xp.get("task.type") == "encode" and xp.get("model_name") == "encoder")
+    if not xp.get("dset.features") or trials:  # XPs of whole trials show their stimuli in the section on encoding
         return []
     try:
         tracks, events, start = tracks_of(xp.restored().data, seconds=SECONDS)

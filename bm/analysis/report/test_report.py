@@ -328,5 +328,5 @@ def test_the_file_needs_nothing_else(xp, tmp_path):
     found = LOADS.search(page)
     assert found is None, found
     assert path.stat().st_size < 5e6
-    for title in SECTIONS:
+    for title in [title for title, section in SECTIONS.items() if section(xp)]:
         assert f'"#{title.replace(" ", "_")}' in page or f">{title}<" in page

@@ -1,0 +1,133 @@
+"""What a trained encoder has learned of some units: receptive fields, attention over lags, predicted responses."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bm.analysis.encoder_attention import attention_weights, lag_profile
+from bm.analysis.encoders import Encoder
+from bm.analysis.gradmaps import strf_gradmap
+from bm.analysis.xp import NotRestorable, StoredXP
+from bm.data.responses import Responses, Trial
+from bm.models.encoders import AudioEncoder
+from bm.models.encoders.attention_gru import AttentionGRU
+from bm.solvers.encode import EncodeSolver
+from bm.solvers.trf import TrfSolver
+
+#: test stimuli that attention is averaged over
+N_STIMULI = 20
+
+
+@dataclass(frozen=True)
+class View:
+    """What one encoder has learned of U units, from the first of its XPs.
+
+    Args:
+        fields: `(U, D, frames)`, the last frame is lag 0: kernels of a TRF (lags before the sound are left out, those
+            beyond its last are 0), gradient maps of a network; NaN for a unit without a kernel.
+        attention: `(W,)`, mean attention by lag over heads and test stimuli, lag 0 first; None without attention.
+        predicted, measured: `(T, U)`, of `stimulus`; measured is NaN where nothing was.
+    """
+
+    name: str
+    fields: np.ndarray
+    attention: np.ndarray | None
+    stimulus: str
+    predicted: np.ndarray
+    measured: np.ndarray
+    rate: float
+
+
+def restore_best(xp: StoredXP) -> EncodeSolver | TrfSolver:
+    """A restored solver, a network in its best state and evaluation mode. Raises NotRestorable."""
+    solver = xp.restore_encoder()
+    if isinstance(solver, EncodeSolver):
+        solver.model.load_state_dict(solver.best_state or {})
+        solver.model.eval()
+    return solver
+
+
+def load_encoder(xp: StoredXP) -> tuple[AudioEncoder, Responses]:
+    """The network of an XP of task encode in its best state, on the CPU, and the trials it was made from.
+
+    Raises:
+        NotRestorable: with the reason; a TRF, whose weights are in `kernels.npz`, is no network.
+    """
+    solver = restore_best(xp)
+    if not isinstance(solver, EncodeSolver):
+        raise NotRestorable(f"task.type={xp.get('task.type')} has no network: its kernels are in kernels.npz")
+    return solver.model, solver.responses
+
+
+def sound_of(trial: Trial, hop: int = 1) -> Tensor:
+    """What a network hears of a trial, the history first: `(1, 1, D, frames)`, or `(1, 1, samples)` with a hop."""
+    rows = torch.from_numpy(np.concatenate([trial.before, trial.features])).T[None]
+    return rows if hop > 1 else rows[:, None]
+
+
+def field_frames(xps: Sequence[StoredXP]) -> int:
+    """Frames that receptive fields of these XPs are shown with: the lags of the longest TRF from 0 on, or 0.3 s."""
+    ends = [xp.get("trf.tmax") for xp in xps if xp.get("task.type") == "trf"] or [0.3]
+    return max(1, round(max(ends) * xps[0].get("dset.sample_rate")) + 1)
+
+
+def receptive_fields(solver: EncodeSolver | TrfSolver, units: Sequence[int], frames: int) -> np.ndarray:
+    """`(U, D, frames)` of the units of these numbers, see `View`."""
+    if isinstance(solver, TrfSolver):
+        return trf_fields(solver, units, frames)
+    frames += -frames % solver.model.core.hop
+    return strf_gradmap(solver.model, frames, units=list(units))[:, 0].numpy()
+
+
+def trf_fields(solver: TrfSolver, units: Sequence[int], frames: int) -> np.ndarray:
+    """The kernels of units, per frame instead of per second."""
+    data = solver.responses
+    out = np.full((len(units), len(solver.columns), frames), np.nan)
+    for row, unit in enumerate(units):
+        subject = int(data.units["subject"].iloc[unit])
+        model, column = solver.models[""][subject], np.flatnonzero(
+            solver.used[subject] == unit - data.units_of(subject).start)
+        if len(column):
+            causal = model.kernels[:, model.lags > -0.5 / data.rate, column[0]][:, :frames] / data.rate
+            out[row] = 0
+            out[row, :, frames - causal.shape[1]:] = causal[:, ::-1]
+    return out
+
+
+def attention_by_lag(solver: EncodeSolver | TrfSolver) -> np.ndarray | None:
+    """Mean attention `(W,)` over heads and the first test stimuli, lag 0 first; None for a network without."""
+    if not isinstance(solver, EncodeSolver) or not isinstance(solver.model.core, AttentionGRU):
+        return None
+    profiles = [lag_profile(attention_weights(solver.model, sound_of(trial, solver.responses.hop).to(solver.device)
+                                              ).cpu().numpy()[0]).mean(0)
+                for trial in solver.responses.of("test")[:N_STIMULI]]
+    return np.mean(profiles, axis=0)
+
+
+def look_inside(encoder: Encoder, units: Sequence[tuple[str, str]], frames: int) -> View:
+    """What an encoder says of units `(subject_name, name)`, all of one subject; restores its first XP.
+
+    Raises:
+        NotRestorable: with the reason.
+    """
+    solver = restore_best(encoder.xps[0])
+    data = solver.responses
+    known = {(data.subjects[s], name): row for row, (s, name) in enumerate(
+        zip(data.units["subject"], data.units["name"], strict=True))}
+    rows = [known[unit] for unit in units]
+    subject = int(data.units["subject"].iloc[rows[0]])
+    trial = min((one for one in data.of("test") if one.subject == subject), key=lambda one: one.stimulus)
+    columns = np.array(rows) - data.units_of(subject).start
+    return View(encoder.name, receptive_fields(solver, rows, frames), attention_by_lag(solver), trial.stimulus,
+                solver.predict([trial])[0][:, columns], trial.mean()[:, columns], data.rate)
+
+
+def mel_frequencies(xp: StoredXP) -> np.ndarray | None:
+    """Hz of the middle of each column of features, if these are mel bands alone; else None."""
+    if xp.get("dset.features") != ["MelSpectrum"]:
+        return None
+    n, rate = (xp.get(f"dset.features_params.MelSpectrum.{key}") for key in ("n_mels", "in_sampling"))
+    top = 2595 * np.log10(1 + rate / 2 / 700)  # HTK's mel, as of the feature
+    return 700 * (10 ** (np.linspace(0, top, n + 2)[1:-1] / 2595) - 1)

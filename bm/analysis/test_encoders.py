@@ -1,0 +1,131 @@
+"""Tables of encoders from XP folders with invented predictions."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from bm.analysis.encoder_views import mel_frequencies
+from bm.analysis.encoders import encoder_names, encoder_table, pretty, read_encoders, unit_table
+from bm.analysis.report.encoding import best_units, encoding, unit_parts
+from bm.analysis.xp import StoredXP
+from bm.config import CONF, to_plain
+from bm.metrics.encoding import encoding_scores, stimulus_moments
+
+N_UNITS, STIMULI = 6, [f"sound{i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_plain(compose("config", ["model=encoder", "dset.n_folds=3", "dset.fold=0"]))
+
+
+@pytest.fixture
+def make(tmp_path, plain):
+    """`make(sig, noise, overrides, stimuli)`: a finished XP whose predictions are the responses plus noise."""
+    def one(sig: str, noise: float, changes: dict | None = None, stimuli: list[str] = STIMULI[:4]) -> StoredXP:
+        config = json.loads(json.dumps(plain))
+        for key, value in (changes or {}).items():
+            *sections, last = key.split(".")
+            place = config
+            for section in sections:
+                place = place[section]
+            place[last] = value
+        folder = tmp_path / sig
+        folder.mkdir()
+        truth = [np.random.default_rng(STIMULI.index(name)).standard_normal((50, N_UNITS)) for name in stimuli]
+        rng = np.random.default_rng(int(sig, 16))
+        responses = [np.stack([x + rng.standard_normal(x.shape) for _ in range(3)]) for x in truth]
+        predictions = [x + noise * rng.standard_normal(x.shape) for x in truth]
+        place = np.arange(N_UNITS) / N_UNITS
+        table = encoding_scores(predictions, responses, n_boot=10).assign(
+            subject=0, channel=range(N_UNITS), name=[f"u{i}" for i in range(N_UNITS)], region=["a", "b"] * 3,
+            layout_x=place, layout_y=place[::-1] ** 2, subject_name="study/one")
+        table.to_parquet(folder / "encoding.parquet")
+        np.savez(folder / "encoding_moments.npz", stimulus=np.array(stimuli),
+                 moments=stimulus_moments(predictions, [x[None] for x in truth]).astype(np.float32))
+        for name, content in (("config", config), ("result", {"test": {}}), (".argv", [f"encoder.name={sig}"])):
+            (folder / f"{name}.json").write_text(json.dumps(content))
+        return StoredXP(folder, Path("."))
+    return one
+
+
+def test_folds_are_pooled_and_compared_on_common_stimuli(make):
+    good = [make(f"a{fold}", 0.5, {"dset.fold": fold, "encoder.name": "ln"}, STIMULI[4 * fold:4 * fold + 4])
+            for fold in range(3)]
+    poor = make("b0", 2.0, {"encoder.name": "linear"})
+    encoders = read_encoders([*good, poor])
+    assert [(one.name, one.n_folds, len(one.stimuli)) for one in encoders] == [("ln", 3, 12), ("linear", 1, 4)]
+    table = encoder_table(encoders, "linear", n_boot=200).set_index("encoder")
+    # r of a prediction with noise of deviation s is 1 / √(1 + s²)
+    assert table.loc["ln", "r"] == pytest.approx(1 / np.sqrt(1.25), abs=0.03)
+    assert table.loc["linear", "r"] == pytest.approx(1 / np.sqrt(5), abs=0.1)
+    row = table.loc["ln"]
+    assert row["r_low"] < row["r"] < row["r_high"] and row["stimuli_common"] == 4 and row["better"] == 1
+    assert row["difference_low"] < row["difference"] < row["difference_high"] and row["difference_low"] > 0.2
+    assert row["p"] == row["p_fdr"] == pytest.approx(2 / 2 ** N_UNITS) and np.isnan(table.loc["linear", "p"])
+    assert 0.7 < row["ccnorm"] < 1.1
+    shown = pretty(table.reset_index())
+    assert shown["better in"].tolist() == ["100 %", ""] and shown["parameters"].tolist() == ["–", "–"]
+    units = unit_table(encoders)
+    assert len(units) == N_UNITS and (units["ln"] > units["linear"]).all()
+    assert len(best_units(encoders, 2)) == 2 and best_units(encoders, 1)[0][0] == "study/one"
+
+
+def test_seeds_are_averaged(make):
+    encoders = read_encoders([make("c0", 0.5, {"seed": 1}), make("c1", 2.0, {"seed": 2})])
+    (row,) = encoder_table(encoders, n_boot=50).to_dict("records")
+    assert row["n_seeds"] == 2 and row["n_stimuli"] == 4
+    assert row["r"] == pytest.approx((1 / np.sqrt(1.25) + 1 / np.sqrt(5)) / 2, abs=0.07)
+
+
+def test_names_tell_encoders_apart(make):
+    xps = [make("d0", 1, {"encoder.name": "ln"}), make("d1", 1, {"encoder.name": "ln", "dset.fold": 1}),
+           make("d2", 1, {"encoder.name": "ln", "optim.lr": 0.5}), make("d3", 1, {"task.type": "trf"}),
+           make("d4", 1, {"task.type": "trf", "dset.features": ["Pitch"]})]
+    assert encoder_names(xps) == ["ln", "ln", "ln lr=0.5", "trf", "trf features=Pitch"] or encoder_names(xps)[3:] == [
+        "trf features=MelSpectrum", "trf"]
+    assert len(set(encoder_names(xps))) == 4
+
+
+def test_what_does_not_fit_is_an_error(make):
+    first = make("e0", 1)
+    with pytest.raises(ValueError, match="another fold of 'gru' tests too, the first is 'sound0'"):
+        read_encoders([first, make("e1", 1, {"dset.fold": 1})])
+    with pytest.raises(ValueError, match="task decode: expected encode"):
+        read_encoders([make("e2", 1, {"task.type": "decode"})])
+    with pytest.raises(KeyError, match="'nobody' is none of the encoders"):
+        encoder_table(read_encoders([first]), "nobody")
+    with pytest.raises(ValueError, match="several encoders would be called x"):
+        read_encoders([first, make("e3", 1, {"encoder.name": "ln"})], {"gru": "x", "ln": "x"})
+    (first.folder / "encoding_moments.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="no encoding_moments.npz.*dora run -f e0"):
+        read_encoders([first])
+
+
+def test_the_section_of_a_report(make, monkeypatch):
+    from bm.analysis.xp import NotRestorable
+    xp = make("f0", 0.5)
+
+    def fails(self, device="cpu"):
+        raise NotRestorable("the data moved")
+    monkeypatch.setattr(StoredXP, "restore_encoder", fails)
+    titles = {part.title: part for part in encoding(xp)}
+    assert list(titles) == ["Scores", "Scores on the head", "By region", "Best units", "gru is not shown"]
+    assert "the data moved" in titles["gru is not shown"].content and "chosen by the same" in titles["Best units"].content
+    assert encoding(make("f1", 1, {"task.type": "decode"})) == []
+    assert encoding(make("f2", 1, {"task.type": "trf", "trf.direction": "backward"})) == []
+    assert [part.title for part in unit_parts(read_encoders([xp]))][:1] == ["Scores on the head"]
+
+
+def test_frequencies_are_those_of_the_filters(make):
+    from torchaudio.functional import melscale_fbanks
+    xp = make("0a", 1, {"dset.features_params.MelSpectrum.n_mels": 10, "dset.features_params.MelSpectrum.in_sampling":
+                        16000})
+    bank = melscale_fbanks(8001, 0.0, 8000.0, 10, 16000, mel_scale="htk")
+    found = mel_frequencies(xp)
+    assert found is not None
+    np.testing.assert_allclose(found, bank.argmax(0).numpy(), atol=1)
+    assert mel_frequencies(make("0b", 1, {"dset.features": ["Pitch"]})) is None

@@ -1,0 +1,77 @@
+"""Encoders side by side: one table, figures, one HTML page.
+
+    python -m scripts.encoders SIG SIG … [--reference NAME] [--output FOLDER]
+    python -m scripts.encoders --grid NAME
+
+XPs (finished, of task encode or trf) that differ in fold or seed alone are one encoder; folds are pooled, so that each
+stimulus is tested once. The others are compared with the reference (by default a TRF) unit by unit. Writes
+encoders.csv, units.csv (r of each unit), the figures as PNG and encoders.html to FOLDER.
+"""
+import argparse
+import logging
+import os
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from bm.analysis.xp import StoredXP, find_xp
+
+
+def choose_xps(sigs: list[str], grid: str | None) -> list[StoredXP]:
+    """XPs of signatures, or those of a launched grid. Raises SystemExit if there are none."""
+    if grid is not None:
+        from bm.train import main as train
+        folder = Path(train.dora.dir) / "grids" / grid
+        sigs = sorted(path.name for path in folder.glob("*") if path.is_dir())
+        if not sigs:
+            raise SystemExit(f"no grid {grid!r} in {folder.parent}: launch it first, python -m scripts.run_grid {grid}")
+    try:
+        return [find_xp(sig) for sig in dict.fromkeys(sigs)]
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Writes the page and returns its path."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.encoders", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sigs", nargs="*", metavar="SIG", help="signatures of XPs")
+    parser.add_argument("--grid", help="instead of signatures: a grid that was launched")
+    parser.add_argument("--reference", help="label of the encoder that the others are compared with")
+    parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW", help="other labels (cut at the last =)")
+    parser.add_argument("--output", type=Path, help="folder, by default <outputs>/encoders/<first signature or grid>")
+    args = parser.parse_args(argv)
+    if bool(args.sigs) == bool(args.grid):
+        parser.error("give signatures or --grid")
+    from bm.analysis.encoders import encoder_table, pretty, read_encoders, unit_table
+    from bm.analysis.report.encoding import comparison
+    from bm.analysis.report.parts import fill, new_report
+    from bm.train import main as train
+    xps = choose_xps(args.sigs, args.grid)
+    renamed = {old: new for old, _, new in (pair.rpartition("=") for pair in args.rename)}
+    try:
+        encoders = read_encoders(xps, renamed)
+        table = encoder_table(encoders, args.reference)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise SystemExit(str(error.args[0])) from None
+    print(pretty(table).to_string(index=False))
+    folder = args.output or Path(train.dora.dir) / "encoders" / (args.grid or xps[0].sig)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "encoders.csv", index=False)
+    unit_table(encoders).to_csv(folder / "units.csv", index=False)
+    report = new_report("Encoders")
+    for section, parts in comparison(encoders, table, args.reference).items():
+        for part in parts:
+            if isinstance(part.content, Figure):
+                part.content.savefig(folder / f"{re.sub(r'[^a-z0-9]+', '_', part.title.lower())}.png")
+        fill(report, section, parts)
+    page = folder / "encoders.html"
+    report.save(page, overwrite=True, open_browser=False, verbose=False)
+    print(os.path.relpath(page))
+    return page
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    main()
