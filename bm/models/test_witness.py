@@ -7,13 +7,14 @@ import torch
 from dora.link import Link
 from hydra import compose, initialize_config_dir
 
+from bm import networks
 from bm.bench.decoder import clip_conv
 from bm.bench.plain import PlainClipConv
 from bm.config import check_config, to_plain
 from bm.models import BrainModel, SimpleConv
 from bm.models.check import make_batch
 from bm.models.test_models import make_spec
-from bm.solvers import build_solver, decode
+from bm.solvers import build_solver
 
 CONF = Path(__file__).parents[2] / "conf"
 NARROW = {"hidden": 24, "merged": 20, "pos_dim": 288}
@@ -109,7 +110,7 @@ def test_trains_to_the_same_accuracy(tmp_path, monkeypatch):
         made.append(PlainClipConv(spec, out_channels, **NARROW))
         return made[-1]
 
-    monkeypatch.setattr(decode, "build_model", build)
+    monkeypatch.setattr(networks, "build_model", build)
     plain = train(tmp_path, "plain", NARROW, ["optim.epochs=3"])
     print({name: (ours[name], plain[name]) for name in ("top1", "top10", "top10_chance")})
     assert len(made) == 1
