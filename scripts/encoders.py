@@ -15,7 +15,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bm.analysis.xp import StoredXP, find_xp
+from bm.analysis.xp import NotRestorable, StoredXP, find_xp
 
 
 def choose_xps(sigs: list[str], grid: str | None) -> list[StoredXP]:
@@ -40,11 +40,14 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--grid", help="instead of signatures: a grid that was launched")
     parser.add_argument("--reference", help="label of the encoder that the others are compared with")
     parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW", help="other labels (cut at the last =)")
+    parser.add_argument("--no-sound", action="store_true", help="beside them the mean train response by time since the "
+                        "start, which knows no sound (the data must be there)")
     parser.add_argument("--output", type=Path, help="folder, by default <outputs>/encoders/<first signature or grid>")
     args = parser.parse_args(argv)
     if bool(args.sigs) == bool(args.grid):
         parser.error("give signatures or --grid")
-    from bm.analysis.encoders import encoder_table, pretty, read_encoders, unit_table
+    from bm.analysis.encoder_views import without_sound
+    from bm.analysis.encoders import choose_reference, encoder_table, pretty, read_encoders, unit_table
     from bm.analysis.report.encoding import comparison
     from bm.analysis.report.parts import fill, new_report
     from bm.train import main as train
@@ -52,8 +55,9 @@ def main(argv: list[str] | None = None) -> Path:
     renamed = {old: new for old, _, new in (pair.rpartition("=") for pair in args.rename)}
     try:
         encoders = read_encoders(xps, renamed)
-        table = encoder_table(encoders, args.reference)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        base = choose_reference(encoders, args.reference)
+        table = encoder_table([*encoders, without_sound(base)] if args.no_sound else encoders, base.name)
+    except (FileNotFoundError, ValueError, KeyError, NotRestorable) as error:
         raise SystemExit(str(error.args[0])) from None
     print(pretty(table).to_string(index=False))
     folder = args.output or Path(train.dora.dir) / "encoders" / (args.grid or xps[0].sig)
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None) -> Path:
     table.to_csv(folder / "encoders.csv", index=False)
     unit_table(encoders).to_csv(folder / "units.csv", index=False)
     report = new_report("Encoders")
-    for section, parts in comparison(encoders, table, args.reference).items():
+    for section, parts in comparison(encoders, table, base.name).items():
         for part in parts:
             if isinstance(part.content, Figure):
                 part.content.savefig(folder / f"{re.sub(r'[^a-z0-9]+', '_', part.title.lower())}.png")

@@ -1,6 +1,6 @@
 """What a trained encoder has learned of some units: receptive fields, attention over lags, predicted responses."""
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from bm.analysis.encoders import Encoder
 from bm.analysis.gradmaps import strf_gradmap
 from bm.analysis.xp import NotRestorable, StoredXP
 from bm.data.responses import Responses, Trial
+from bm.metrics.encoding import correlation, explained_variance
 from bm.models.encoders import AudioEncoder
 from bm.models.encoders.attention_gru import AttentionGRU
 from bm.solvers.encode import EncodeSolver
+from bm.solvers.encoding_report import all_moments
 from bm.solvers.trf import TrfSolver
 
 #: test stimuli that attention is averaged over
@@ -131,3 +133,39 @@ def mel_frequencies(xp: StoredXP) -> np.ndarray | None:
     n, rate = (xp.get(f"dset.features_params.MelSpectrum.{key}") for key in ("n_mels", "in_sampling"))
     top = 2595 * np.log10(1 + rate / 2 / 700)  # HTK's mel, as of the feature
     return 700 * (10 ** (np.linspace(0, top, n + 2)[1:-1] / 2595) - 1)
+
+
+def mean_course(responses: Responses, subject: int, frames: int) -> np.ndarray:
+    """Mean train response `(frames, C)` of a subject by time since the start; where none was measured, their mean."""
+    total, n = (np.zeros((frames, responses.units_of(subject).stop - responses.units_of(subject).start))
+                for _ in range(2))
+    for trial in responses.of("train"):
+        if trial.subject == subject:
+            mean = trial.mean()[:frames]
+            total[:len(mean)] += np.nan_to_num(mean)
+            n[:len(mean)] += np.isfinite(mean)
+    overall = total.sum(0) / np.maximum(n.sum(0), 1)
+    return np.where(n > 0, total / np.maximum(n, 1), overall)
+
+
+def without_sound(encoder: Encoder, name: str = "no sound") -> Encoder:
+    """The same units and stimuli, predicted by `mean_course`: time since the start is all that it knows.
+
+    What an encoder must beat to have learned from the sound: responses that begin alike correlate. Seeds are those of
+    one seed; there is no CCnorm.
+
+    Raises:
+        NotRestorable: with the reason.
+    """
+    moments: dict[str, np.ndarray] = {}
+    seed = encoder.xps[0].get("seed")
+    for xp in encoder.xps:
+        if xp.get("seed") == seed:
+            data = xp.restore_encoder().responses
+            trials = data.of("test")
+            found = all_moments(data, trials, [mean_course(data, one.subject, len(one.responses[0])) for one in trials])
+            tested = np.isin(data.units["subject"], [one.subject for one in trials])
+            moments |= dict(zip(dict.fromkeys(one.stimulus for one in trials), found[:, :, tested], strict=True))
+    stacked = np.stack([moments[stimulus] for stimulus in encoder.stimuli])
+    units = encoder.units.assign(r=correlation(stacked), r2=explained_variance(stacked), ccnorm=np.nan)
+    return replace(encoder, name=name, units=units, moments=stacked[None], parameters=None)
