@@ -7,14 +7,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -27,6 +25,7 @@ from bm.metrics.probabilities import OnDisk, frequency_prior, write_probabilitie
 from bm.metrics.retrieval import Retrieval
 from bm.metrics.stats import bootstrap_interval, permutation_chance
 from bm.solvers.base import write_atomic
+from bm.solvers.linear import LinearSolver
 from bm.store import stable_id
 
 if TYPE_CHECKING:
@@ -116,7 +115,11 @@ def evaluate(xp: StoredXP, how: Evaluation, signature: Path, overwrite: bool = F
     done = [] if overwrite else how.finished(xp, signature)
     if done:
         return done
-    solver = xp.restore(how.device, how.load_batch_size)
+    solver = xp.restore(how.device, how.load_batch_size, linear=True)
+    if isinstance(solver, LinearSolver) and (how.control == "untrained" or how.subject_layer != "own"):
+        logger.warning("%s: ridge regression has no state before its training and no personal weights: %s is left out",
+                       xp.sig, how.folder(Path(xp.sig)))
+        return []
     if any(feature.n_classes for feature in solver.data.spec.features):
         raise NotRestorable("it estimates classes, which are not compared with candidates")
     data = solver.data  # candidates stay what they are, whatever the control
@@ -213,7 +216,8 @@ def _evaluate(solver: "DecodeSolver", data: Data, table: pd.DataFrame, how: Eval
                                               (len(rows), len(vocabulary)))
     with solver.use_best(), tqdm(total=len(rows), desc=folder.name, disable=not progress or None) as bar:
         columns = OnDisk.write(work / "candidates.npy", len(vocabulary),
-                               _targets(solver, data, candidates["segment"].to_numpy()))
+                               (block.numpy() for block in solver.target_batches(candidates["segment"].to_numpy(),
+                                                                                data.dataset("test"))))
         solver.scorer.eval()
         result = write_probabilities(
             probabilities, solver.estimates(rows["segment"].to_numpy()), columns, vocabulary,
@@ -243,16 +247,6 @@ def choose(table: pd.DataFrame, how: Evaluation, seed: int) -> tuple[pd.DataFram
         drawn = np.random.default_rng(seed).permutation(len(candidates))[:how.n_negatives]
         candidates = candidates.iloc[np.sort(drawn)]
     return table[table["candidate"].isin(candidates["candidate"])], candidates
-
-
-def _targets(solver: "DecodeSolver", data: Data, ids: np.ndarray) -> Iterator[np.ndarray]:
-    """The targets `(B, F, T)` of segments, batch by batch."""
-    dataset, size = data.dataset("test"), solver.cfg.optim.batch_size
-    solver.modules.eval()
-    with torch.no_grad():
-        for start in range(0, len(ids), size):
-            batch = dataset.__getitems__(ids[start:start + size]).to(solver.device)
-            yield solver.target(solver.finish(batch)).cpu().numpy()
 
 
 def accuracy(result: Retrieval, rows: pd.DataFrame, n_boot: int, n_permutations: int, seed: int) -> pd.DataFrame:

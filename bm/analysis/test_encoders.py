@@ -114,7 +114,8 @@ def test_the_section_of_a_report(make, monkeypatch):
     monkeypatch.setattr(StoredXP, "restore_encoder", fails)
     titles = {part.title: part for part in encoding(xp)}
     assert list(titles) == ["Scores", "Scores on the head", "By region", "Best units", "gru is not shown"]
-    assert "the data moved" in titles["gru is not shown"].content and "chosen by the same" in titles["Best units"].content
+    assert "the data moved" in titles["gru is not shown"].content
+    assert "chosen by the same" in titles["Best units"].content
     assert encoding(make("f1", 1, {"task.type": "decode"})) == []
     assert encoding(make("f2", 1, {"task.type": "trf", "trf.direction": "backward"})) == []
     assert [part.title for part in unit_parts(read_encoders([xp]))][:1] == ["Scores on the head"]

@@ -8,11 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dora.link import Link
 
+from bm.analysis.conftest import tiny_config
 from bm.analysis.controls import CONTROLS, NULLS, check_control, control_folders, survives
 from bm.analysis.evaluate import Evaluation, evaluate, words_inside
-from bm.analysis.xp import StoredXP
+from bm.analysis.xp import NotRestorable, StoredXP
+from bm.config import check_config
 from bm.data.noise import Noise
+from bm.solvers import build_solver
 from bm.store import stable_id
 
 FILES = {"acc.csv", "complete.json", "data.csv", "metadata.parquet", "negative_stats.csv", "probs_segment.npy",
@@ -41,6 +45,29 @@ def test_the_numbers_of_the_test(trained, home):
     segments, metadata = trained.segments, pd.read_parquet(home / "metadata.parquet")
     np.testing.assert_array_equal(metadata["segment"], segments.index)
     np.testing.assert_array_equal(metadata["rank"], segments["rank"])
+
+
+@pytest.mark.parametrize("task", ["linear_decode", "linear_encode"])
+def test_ridge_regression_too(trained, tmp_path, task):
+    """A linear XP stands in the same tables as a network: the numbers of its own test, and controls of the brain."""
+    plain = tiny_config(f"task.type={task}", "task.offset_meg_ms=0", "dset.condition=0.5", "linear.tmax=1.52",
+                        "linear.feature_tmax=1.52", "linear.bins=2", "linear.brain_bins=2")
+    folder = tmp_path / "xps/linear"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(plain))
+    test = build_solver(check_config(plain), folder, trained.root, Link(folder / "history.json")).run()
+    assert test is not None
+    xp = StoredXP(folder, trained.root)
+    evaluate(xp, Evaluation(device="cpu"), tmp_path / "eval", progress=False)
+    accuracy = pd.read_csv(tmp_path / "eval/acc.csv").set_index("topk")
+    assert accuracy.loc[10, "acc_segment"] == pytest.approx(test["top10"])
+    assert accuracy.loc[10, "p"] == pytest.approx(test["top10_p"])
+    (noise,) = evaluate(xp, Evaluation(control="noise_brain", device="cpu"), tmp_path / "eval", progress=False)
+    line = pd.read_csv(noise / "acc.csv").set_index("topk").loc[10]
+    assert line["p"] > 0.01 and not survives(line, "noise_brain")
+    assert evaluate(xp, Evaluation(control="untrained", device="cpu"), tmp_path / "eval", progress=False) == []
+    with pytest.raises(NotRestorable, match=f"task.type={task} has no network"):
+        xp.restored()
 
 
 def test_probabilities_ids_and_words(trained, home):

@@ -129,18 +129,22 @@ class StoredXP:
         names = ((self.checkpoint or {}).get("solver", {}).get("spec") or {}).get("subjects", [])
         return names[subject] if 0 <= subject < len(names) else f"subject {subject}"
 
-    def restore(self, device: str = "cpu", batch_size: int | None = None) -> "DecodeSolver":
+    def restore(self, device: str = "cpu", batch_size: int | None = None, linear: bool = False) -> "DecodeSolver":
         """A new solver with its data and the state of the last epoch (`use_best` for the best one).
 
         Args:
             device: as in the config; by default no GPU, as a report runs a few segments.
             batch_size: segments that it works on at once; None: those of the training.
+            linear: also ridge regression, which has no network.
 
         Raises:
             NotRestorable: with the reason.
         """
         from bm.solvers.decode import DecodeSolver
+        from bm.solvers.linear import LinearSolver
         solver = self._rebuild((DecodeSolver,), device, batch_size)
+        if isinstance(solver, LinearSolver) and not linear:
+            raise NotRestorable(f"task.type={self.get('task.type')} has no network to run again")
         if solver.best_state is None:
             raise NotRestorable("no epoch is done yet")
         return solver

@@ -274,11 +274,15 @@ class DecodeSolver(BestWeights, Solver):
 
     def targets(self, ids: np.ndarray) -> Tensor:
         """Targets `(V, F, T)` of the test segments `ids`, on the CPU."""
+        return torch.cat(list(self.target_batches(ids, self.dataset("test"))))
+
+    def target_batches(self, ids: np.ndarray, dataset: SegmentDataset) -> Iterator[Tensor]:
+        """Those of segments of `dataset`, batch by batch, which may be more than memory holds."""
         self.modules.eval()
-        dataset, size = self.dataset("test"), self.cfg.optim.batch_size
-        with torch.no_grad():
-            return torch.cat([self.target(self.finish(dataset.__getitems__(ids[i:i + size]).to(self.device))).cpu()
-                              for i in range(0, len(ids), size)])
+        size = self.cfg.optim.batch_size
+        for start in range(0, len(ids), size):
+            with torch.no_grad():
+                yield self.target(self.finish(dataset.__getitems__(ids[start:start + size]).to(self.device))).cpu()
 
     def retrieval(self) -> tuple[Retrieval, pd.DataFrame]:
         """Retrieval of every test segment among all different ones, and the segments' rows of the table."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bm.batch import Batch
 from bm.data.assemble import assemble
-from bm.data.loader import EpochSampler, Finish, make_loader
+from bm.data.loader import EpochSampler, Finish, SegmentDataset, make_loader
 from bm.data.scaling import BrainScaler, Scalers
 from bm.linear import RidgeCV, folds
 from bm.losses import ClipLoss
@@ -198,10 +198,12 @@ class LinearSolver(DecodeSolver):
                 query = torch.randn(query.shape, generator=noise, dtype=query.dtype).to(self.device)
             yield query
 
-    def targets(self, ids: np.ndarray) -> Tensor:
-        """True features, or responses predicted from them, of the test segments `ids`, on the CPU."""
-        return torch.cat([(estimate if self.encode else truth).cpu()
-                          for estimate, truth in self._test_pairs(self.test_batches(ids))])
+    def target_batches(self, ids: np.ndarray, dataset: SegmentDataset) -> Iterator[Tensor]:
+        """True features, or responses predicted from them, of test segments, on the CPU."""
+        size = self.cfg.optim.batch_size
+        raw = (dataset.__getitems__(ids[start:start + size]) for start in range(0, len(ids), size))
+        for estimate, truth in self._test_pairs(raw):
+            yield (estimate if self.encode else truth).cpu()
 
     def test(self) -> Metrics:
         correlation = Correlation(over=(0,))
@@ -225,6 +227,7 @@ class LinearSolver(DecodeSolver):
                 "scalers": self.finish.scalers.to("cpu").state_dict(), "spec": self.data.spec.to_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_state = {}
         self.ridge.load_state_dict(state["ridge"])
         self.scales = {name: x.to(self.device) for name, x in state["scales"].items()}
         self.finish.scalers = Scalers.from_state(state["scalers"]).to(self.device)
