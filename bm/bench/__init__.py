@@ -30,15 +30,20 @@ class Comparison:
 
 def interleaved(*functions: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.perf_counter
                 ) -> list[float]:
-    """Median seconds of each function, run in turns so that a busy moment hits all; a first turn warms up."""
+    """Median seconds of each function, run in turns so that a busy moment hits all; a first turn warms up.
+
+    Processor seconds (`time.process_time`) are counted on one thread of BLAS: those that wait for work count as well.
+    """
+    from threadpoolctl import threadpool_limits
     for function in functions:
         function()
     times: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, measured in zip(functions, times, strict=True):
-            begin = clock()
-            function()
-            measured.append(clock() - begin)
+    with threadpool_limits(1 if clock is time.process_time else None):
+        for _ in range(repeats):
+            for function, measured in zip(functions, times, strict=True):
+                begin = clock()
+                function()
+                measured.append(clock() - begin)
     return [statistics.median(measured) for measured in times]
 
 
