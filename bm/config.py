@@ -155,7 +155,8 @@ def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[st
     path = folder / "config.json"
     exclude = [*exclude, "dora.*", "slurm.*"]
     if path.exists():
-        lines = config_difference(relevant(json.loads(path.read_text())), relevant(plain), exclude)
+        stored = with_new_keys(json.loads(path.read_text()))
+        lines = config_difference(relevant(stored), relevant(plain), exclude)
         if lines:
             raise ConfigError(
                 f"config: XP {sig} was made with another config, though its signature is the same (a file in conf/ has "

@@ -70,6 +70,11 @@ def test_stored_config(tmp_path):
     new = plain("selections.simulated.seed=7")
     with pytest.raises(ConfigError, match=r"selections.simulated.seed: 0 → 7"):
         check_stored(tmp_path, "abc", new, [])
+    del old["optim"]["beta2"], old["trf"]  # an XP from before there were these keys
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    check_stored(tmp_path, "abc", plain(), [])
+    with pytest.raises(ConfigError, match="optim.beta2: 0.999 → 0.5"):
+        check_stored(tmp_path, "abc", plain("optim.beta2=0.5"), [])
     other = plain()
     other["selections"]["another"] = {"study": "simulated"}  # a selection this XP does not use
     check_stored(tmp_path, "abc", other, [])

@@ -46,7 +46,8 @@ def restore_best(xp: StoredXP) -> EncodeSolver | TrfSolver:
     """A restored solver, a network in its best state and evaluation mode. Raises NotRestorable."""
     solver = xp.restore_encoder()
     if isinstance(solver, EncodeSolver):
-        solver.model.load_state_dict(solver.best_state or {})
+        assert solver.best_state is not None  # else it is not restorable
+        solver.model.load_state_dict(solver.best_state)
         solver.model.eval()
     return solver
 
@@ -92,9 +93,10 @@ def trf_fields(solver: TrfSolver, units: Sequence[int], frames: int) -> np.ndarr
         model, column = solver.models[""][subject], np.flatnonzero(
             solver.used[subject] == unit - data.units_of(subject).start)
         if len(column):
-            causal = model.kernels[:, model.lags > -0.5 / data.rate, column[0]][:, :frames] / data.rate
+            lags = np.rint(model.lags * data.rate).astype(int)
+            shown = (lags >= 0) & (lags < frames)
             out[row] = 0
-            out[row, :, frames - causal.shape[1]:] = causal[:, ::-1]
+            out[row][:, frames - 1 - lags[shown]] = model.kernels[:, shown, column[0]] / data.rate
     return out
 
 

@@ -1,17 +1,21 @@
 """Tables of encoders from XP folders with invented predictions."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from bm.analysis.encoder_views import mel_frequencies
+from bm.analysis.encoder_views import mel_frequencies, trf_fields
 from bm.analysis.encoders import encoder_names, encoder_table, pretty, read_encoders, unit_table
 from bm.analysis.report.encoding import best_units, encoding, unit_parts
 from bm.analysis.xp import StoredXP
 from bm.config import CONF, to_plain
 from bm.metrics.encoding import encoding_scores, stimulus_moments
+from bm.solvers.trf import TrfSolver
 
 N_UNITS, STIMULI = 6, [f"sound{i}" for i in range(12)]
 
@@ -130,3 +134,16 @@ def test_frequencies_are_those_of_the_filters(make):
     assert found is not None
     np.testing.assert_allclose(found, bank.argmax(0).numpy(), atol=1)
     assert mel_frequencies(make("0b", 1, {"dset.features": ["Pitch"]})) is None
+
+
+@pytest.mark.parametrize("first", [-2, 0, 3])
+def test_kernels_stand_at_their_lags(first):
+    """Also of a TRF that begins after the sound, or before it; what does not fit is left out."""
+    lags = np.arange(first, first + 6)
+    kernels = 100.0 * np.tile(lags, (2, 1))[..., None]  # per second: the value at a lag is the lag
+    solver = SimpleNamespace(
+        responses=SimpleNamespace(rate=100.0, units=pd.DataFrame({"subject": [0, 0]}), units_of=lambda _: slice(0, 2)),
+        columns=[0, 1], used=[np.array([1])], models={"": [SimpleNamespace(kernels=kernels, lags=lags / 100)]})
+    fields = trf_fields(cast(TrfSolver, solver), [0, 1], 6)
+    expected = [lag if lag in lags else 0 for lag in range(6)]
+    assert np.isnan(fields[0]).all() and fields[1][0, ::-1].tolist() == fields[1][1, ::-1].tolist() == expected

@@ -59,7 +59,7 @@ class Responses:
     """All trials of an XP.
 
     Args:
-        subjects: `study/subject`.
+        subjects: `study/subject` of those who have a trial.
         units: a row per channel, those of subject 0 first: `subject` (index), `channel` (its column in the responses of
             that subject), and the columns of `studies.base.CHANNEL_COLUMNS` but for `bad`.
         rate: frames per second.
@@ -121,7 +121,8 @@ def build_responses(cfg: Config, root: Path, history: int, future: int = 0) -> R
     Blocks (`splits.plan_blocks`) are cut at `dset.sample_rate`, trimmed by `dset.purge` where splits touch; what is
     trimmed is still heard: it is in the `before` and `after` of its neighbours. `encode.offset_ms` pairs a frame of the
     stimulus with the response so much later, inside the same block. Responses are scaled per unit, by train trials
-    alone, as `encode.response` says; a unit that is never measured there, or never varies, is NaN everywhere.
+    alone, as `encode.response` says; a unit that is never measured there, or that cannot be scaled because it never
+    varies (`max`: is never above 0), is NaN everywhere.
 
     Args:
         history, future: frames of features before and after each trial.
@@ -138,12 +139,14 @@ def build_responses(cfg: Config, root: Path, history: int, future: int = 0) -> R
                          "use dset.split_by=stimulus")
     sources = find_sources(cfg, root)
     offset = round(cfg.encode.offset_ms / 1000 * dset.sample_rate)
-    spans = _spans(sources, limit_subjects(sources.blocks(dset), sources.subjects, dset), dset.sample_rate, offset)
+    whole = sources.blocks(dset, purge=0.0)  # purging trims what is learned from, not what was heard
+    blocks = limit_subjects(sources.blocks(dset), sources.subjects, dset)
+    spans = _spans(sources, blocks, whole, dset.sample_rate, offset)
     report = _audit(spans, sources, dset.sample_rate, dset.strict_text)
     _check_sizes(spans, dset.sample_rate, dset.allow_empty_split)
-    # purging trims what is learned from, not what was heard
-    heard = _Features(sources, sources.banks(sources.blocks(dset, purge=0.0), dset), dset.sample_rate)
-    units, columns = _units(sources)
+    heard = _Features(sources, sources.banks(whole, dset), dset.sample_rate)
+    present = sorted({sources.subjects[recording] for recording in spans["recording"]})
+    units, columns = _units(sources, present)
     stimulus_trials = []
     for _, own in spans.groupby("trial", sort=False):
         features, known = heard.gather(own, history, future)
@@ -155,29 +158,33 @@ def build_responses(cfg: Config, root: Path, history: int, future: int = 0) -> R
         x = heard.scaled(x)
         x[~known] = 0
         first = own.iloc[0]
-        subject = sources.subjects[first["recording"]]
+        subject = present.index(sources.subjects[first["recording"]])
         trials.append(Trial(first["name"], first["split"], subject, x[before:len(x) - after], x[:before],
                             x[len(x) - after:], _stack(own, sources, columns, offset, int((units["subject"] == subject)
                                                                                           .sum()))))
-    names = [f"{study}/{name}" for study, name in sources.subject_names]
+    names = ["/".join(sources.subject_names[subject]) for subject in present]
     responses = Responses(trials, names, units, float(dset.sample_rate), [f.name for f in sources.features],
                           heard.slices, heard.hop, report)
     _scale(responses, cfg.encode.response)
     return responses
 
 
-def _spans(sources: Sources, blocks: pd.DataFrame, rate: int, offset: int) -> pd.DataFrame:
+def _spans(sources: Sources, blocks: pd.DataFrame, whole: pd.DataFrame, rate: int, offset: int) -> pd.DataFrame:
     """A row per block that is heard: `recording`, `split`, `name`, `trial` (number: the same for repeats), the samples
-    `first` and `stop` of the stimulus, `origin` (of the stimulus chunk's beginning) and `block_first`, `block_stop`;
-    and what the audit reads.
+    `first` and `stop` of the stimulus, `origin` (of the stimulus chunk's beginning), `block_first`, `block_stop` and
+    `heard_first`, `heard_stop` (before purging: those of `whole`); and what the audit reads.
 
     `offset` samples at the end of each block have no response inside it and are left out.
     """
     blocks = blocks[blocks["split"].isin(SPLITS)].reset_index(drop=True)
     recording = blocks["recording"].to_numpy(int)
-    first = np.maximum(np.ceil(blocks["start"].to_numpy() * rate - 1e-6), 0).astype(np.int64)
-    stop = np.minimum(np.ceil(blocks["stop"].to_numpy() * rate - 1e-6).astype(np.int64),
-                      np.array(sources.lengths)[recording])
+    around = pd.merge_asof(blocks[["start", "recording"]].reset_index().sort_values("start"),
+                           whole[["start", "stop", "recording"]].assign(heard=whole["start"]).sort_values("start"),
+                           on="start", by="recording").set_index("index").sort_index()
+    length = np.array(sources.lengths)[recording]
+    first, heard_first, stop, heard_stop = (
+        np.clip(np.ceil(column.to_numpy() * rate - 1e-6).astype(np.int64), 0, length)
+        for column in (blocks["start"], around["heard"], blocks["stop"], around["stop"]))
     silent = (blocks["stimulus"] == "").to_numpy()
     origin = np.where(silent, first, np.rint(blocks["chunk_time"].to_numpy() * rate)).astype(np.int64)
     chunk = [blocks[column] for column in ("uid", "stimulus", "chunk_start", "chunk_stop")]
@@ -192,7 +199,8 @@ def _spans(sources: Sources, blocks: pd.DataFrame, rate: int, offset: int) -> pd
     spans = pd.DataFrame({"recording": recording, "split": blocks["split"], "name": name, "trial": trial,
                           "chunk": np.where(silent, -1 - np.arange(len(blocks)), chunk_number),
                           "first": first, "stop": stop - offset, "origin": origin, "block_first": first,
-                          "block_stop": stop, "stimulus": blocks["stimulus"],
+                          "block_stop": stop, "heard_first": heard_first, "heard_stop": heard_stop,
+                          "stimulus": blocks["stimulus"],
                           "shift": blocks["chunk_start"] - blocks["chunk_time"], "chunk_stop": blocks["chunk_stop"]})
     kept = spans[spans["stop"] > spans["first"]].reset_index(drop=True)
     if len(kept) < len(spans):
@@ -260,7 +268,7 @@ class _Features:
         known = (at >= 0) & (at < self.sources.lengths[recording])
         alone = np.zeros(len(at), dtype=bool)
         if not self.sources.studies[recording].continuous:
-            alone = (at < longest["block_first"]) | (at >= longest["block_stop"])
+            alone = (at < longest["heard_first"]) | (at >= longest["heard_stop"])
             known |= alone
         parts = [self._rows(bank, recording, at, alone) for bank in self.banks]
         return np.concatenate(parts, axis=1), np.repeat(known, self.hop)
@@ -300,12 +308,12 @@ class _Features:
         return (x - self.mean) / self.std
 
 
-def _units(sources: Sources) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """The table of units, and of each recording the column of each of its channels in its subject's responses (-1 for
-    a bad one)."""
+def _units(sources: Sources, present: list[int]) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """The table of units of these subjects, and of each recording of theirs the column of each of its channels in its
+    subject's responses (-1 for a bad one)."""
     tables, columns = [], [np.empty(0, int)] * len(sources.recordings)
-    for subject in range(len(sources.subject_names)):
-        own = [i for i, s in enumerate(sources.subjects) if s == subject]
+    for subject, number in enumerate(present):
+        own = [i for i, s in enumerate(sources.subjects) if s == number]
         channels = [sources.prepared[i].channels for i in own]
         table = pd.concat(channels, ignore_index=True).drop_duplicates("name", ignore_index=True)
         for i, its in zip(own, channels, strict=True):

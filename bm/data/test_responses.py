@@ -211,6 +211,25 @@ def test_neighbours_that_were_none(build):
     assert len(set(build("dset.features=[Level]", history=10).trials[5].before[:, 0])) == 10
 
 
+def test_what_is_purged_of_a_clip_was_heard(build):
+    options = ["dset.features=[Level]", "dset.min_n_blocks_per_split=0"]
+    whole, cut = (build(*options, f"dset.purge={purge}", history=60, future=60, continuous=False).trials
+                  for purge in (0, 0.4))
+    assert any(len(a.features) > len(b.features) for a, b in zip(whole, cut, strict=True))
+    for a, b in zip(whole, cut, strict=True):
+        # all frames of a clip differ, silence is one value
+        n, left = (len(np.unique(np.concatenate([t.before, t.features, t.after]))) for t in (a, b))
+        assert n == left > SENTENCE * RATE
+
+
+def test_who_has_no_trial_is_no_subject(build):
+    data = build("dset.n_subjects=1", "dset.n_subjects_test=1")
+    assert data.subjects == ["planted/a"] and len(data.units) == 4 and {t.subject for t in data.trials} == {0}
+    data = build("dset.n_subjects=1")
+    assert data.subjects == ["planted/a", "planted/b"] and {t.subject for t in data.of("train")} == {0}
+    assert all(np.isnan(t.responses).all() for t in data.of("test") if t.subject == 1)
+
+
 def test_columns_are_standardised_on_train_stimuli(build):
     data = build("dset.features=[WordLength,WordSegment,Level]")
     once = {t.stimulus: t.features for t in data.of("train")}

@@ -17,6 +17,8 @@ N_SPLITS = 126
 ALL_SPLITS = 10
 #: a mean this many standard deviations from 0 is subtracted first, lest its square drowns the variance
 FAR = 1e3
+#: what varies by less, as a part of its mean, is constant: rounding of the mean is all that it has
+CONSTANT = 1e-12
 #: units that are turned to (units, repeats, time) at once: what is multiplied stays in the processor's cache
 BLOCK = 16
 
@@ -68,7 +70,7 @@ def _covariance(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
     covariance = values @ values.transpose(0, 2, 1) / n_bins - mean[:, :, None] * mean[:, None, :]
     if (mean**2 > FAR**2 * np.einsum("nii->ni", covariance)).any():
         values -= mean[..., None]
-        covariance = values @ values.transpose(0, 2, 1) / n_bins
+        covariance = _without_rounding(values @ values.transpose(0, 2, 1) / n_bins, mean)
     return covariance
 
 
@@ -78,13 +80,21 @@ def _partial_covariance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("responses have infinite values: what was not measured is NaN")
     measured = ~np.isnan(values)
     values[~measured] = 0
-    values -= (values.sum(-1) / np.maximum(measured.sum(-1), 1))[..., None]
+    mean = values.sum(-1) / np.maximum(measured.sum(-1), 1)
+    values -= mean[..., None]
     values[~measured] = 0
     mask = measured.astype(np.float64)
     bins = mask @ mask.transpose(0, 2, 1)
     count = np.maximum(bins, 1)
     shared = values @ mask.transpose(0, 2, 1)  # the sum of one repeat over the bins that it shares with another
-    return values @ values.transpose(0, 2, 1) / count - shared * shared.transpose(0, 2, 1) / count**2, bins
+    covariance = values @ values.transpose(0, 2, 1) / count - shared * shared.transpose(0, 2, 1) / count**2
+    return _without_rounding(covariance, mean), bins
+
+
+def _without_rounding(covariance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Covariances `(N, R, R)` with 0 for repeats that are constant, of means `(N, R)`."""
+    varies = np.einsum("nii->ni", covariance) > (CONSTANT * mean)**2
+    return covariance * (varies[:, :, None] & varies[:, None, :])
 
 
 def signal_noise_power(covariance: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

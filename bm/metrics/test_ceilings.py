@@ -43,6 +43,17 @@ def slow_split_half(trials: np.ndarray, splits: np.ndarray) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.parametrize("missing", [0, 5])
+def test_a_response_that_is_constant_but_for_rounding_says_nothing(missing):
+    constant, other = np.full((4, 50, 1), 0.1), planted(4, 50, 1.0, 1.0, 0, units=1)
+    for array in (constant, other):
+        array[0, :missing] = np.nan
+    assert not repeat_covariance(constant)[0].any()
+    alone, beside = noise_ceilings([other]), noise_ceilings([other, constant])
+    assert beside.ccmax == pytest.approx(alone.ccmax) and beside.reliability == pytest.approx(alone.reliability)
+    assert np.isnan(noise_ceilings([constant]).ccmax) and noise_ceilings([constant]).signal_power == 0
+
+
 @pytest.mark.parametrize("n_repeats", [2, 3, 7, 10, 20])
 @pytest.mark.parametrize("offset", [0.0, 1e5])
 def test_equal_to_obvious_loops(n_repeats, offset):

@@ -120,12 +120,13 @@ class EncodeSolver(BestWeights, Solver):
                             f"epoch {epoch}/{self.cfg.optim.epochs}")
         for number, chosen in enumerate(progress):
             own = chosen[distrib.rank()::distrib.world_size()]
-            sums, n = self._batch_loss(trials, own)
-            everybody = distrib.total(n)
-            if everybody > 0:
-                self._step(sums * distrib.world_size() / everybody)
-            total += distrib.total(sums.detach())
-            count += everybody
+            sums, frames = self._batch_loss(trials, own)
+            everybody = distrib.total(frames)  # means are over all processes, however frames are dealt out
+            loss, n = (sums / everybody.clamp(min=1)).sum(), (everybody > 0).sum()
+            if n > 0:
+                self._step(loss * distrib.world_size() / n)
+            total += distrib.total(loss.detach())
+            count += n
             if (number + 1) % progress.every == 0:
                 progress.metrics = {"loss": float(total / count)}
         if count == 0:
@@ -134,20 +135,21 @@ class EncodeSolver(BestWeights, Solver):
         return {"loss": self._last_loss}
 
     def _batch_loss(self, trials: list[Trial], chosen: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
-        """Loss of windows summed over units, and the number of units; subject by subject, as each has its own
-        outputs."""
+        """Of each unit `(N,)` the loss summed over measured frames, and their number; subject by subject, as each has
+        its own outputs."""
         out, loss = self.outputs(self.windows(trials, chosen)), LOSSES[self.cfg.encode.loss]
-        sums, n = out.sum() * 0, torch.zeros((), device=self.device)
+        sums, frames = out.sum() * 0 + torch.zeros(out.shape[1], device=self.device), torch.zeros_like(out[0, :, 0])
         subjects = [trials[i].subject for i, _, _ in chosen]
         for subject in sorted(set(subjects)):
             rows = [row for row, s in enumerate(subjects) if s == subject]
             response = self.targets(trials, [chosen[row] for row in rows])
-            measured = torch.isfinite(response).any(3).any(0).sum()
-            if measured:
+            measured = torch.isfinite(response).sum((0, 2, 3))
+            if measured.any():
                 some = out if len(rows) == len(subjects) else out[torch.tensor(rows, device=self.device)]
-                sums = sums + loss(some[:, self.responses.units_of(subject)], response, "sum")
-                n += measured
-        return sums, n
+                units = self.responses.units_of(subject)
+                mean = loss(some[:, units], response, "none").masked_fill(measured == 0, 0)
+                sums[units], frames[units] = mean * measured, measured.to(frames.dtype)
+        return sums, frames
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()

@@ -119,6 +119,20 @@ def test_outputs_see_the_history(solver):
     assert one.history > 0 and one.outputs(one.windows(trials, [(0, 0, 10)])).shape[-1] == 10
 
 
+def test_the_loss_does_not_depend_on_how_windows_are_dealt_out(solver, people):
+    """To two processes, of which one has more of a subject, and a unit is measured at other times than the rest."""
+    one = solver("dealt", recordings=[*people[:2], replace(people[2], missing=(200, 700, 0))])
+    one.build()
+    one.model.eval()
+    trials, chosen = one.splits["train"], one.draw(1)[0][:5]
+    assert {trials[i].subject for i, _, _ in chosen} == {0, 1}
+    whole, *parts = (one._batch_loss(trials, own) for own in (chosen, chosen[::2], chosen[1::2]))
+    for all_of_it, a, b in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(a + b, all_of_it)
+    own = whole[1] > 0
+    assert 0 < own.sum() < len(own) and (whole[0][~own] == 0).all()  # a bad channel
+
+
 def test_recurrent_models_are_warmed_up(solver):
     one = solver("gru", "encoder.name=statenet", "+encoder.params={encoder: fc, kernel_bands: 1, hidden: 4}",
                  "encode.warmup_s=0.4")

@@ -111,7 +111,8 @@ def test_bad_configs(options, message):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["trf.bands=[[MelSpectrum],[Word]]"], "dset.features"), (["trf.folds=500"], "use fewer folds")])
+    (["trf.bands=[[MelSpectrum],[Word]]"], "dset.features"), (["trf.folds=500"], "use fewer folds"),
+    (["dset.n_subjects=1"], "simulated/02 has no train trials")])
 def test_bad_runs(root, options, message):
     with pytest.raises(ValueError, match=message):
         solver(root, "bad", *TRF, *options).run()

@@ -37,8 +37,9 @@ class TrfSolver(Solver):
     Written to the XP's folder: `encoding.parquet` (see `encoding_report`; backward: `reconstruction.parquet`, a row per
     subject and column, and `test_segments.parquet`); `kernels.npz`: `lags` (s), `features`, `units`, `unit` (of the
     kernels), forward `kernels` `(features, lags, units)`, NaN for units without one; backward for each subject i
-    `kernels_i` `(channels, lags, features)` and `patterns_i` `(features, lags, channels)` (`TRF.patterns`) with the
-    places in `units` of its channels, `channels_i`; with bands `partition.parquet`: R² and what each adds (`unique_…`).
+    `kernels_i` `(channels, lags, features)` and `patterns_i` `(features, lags, channels)` (`TRF.patterns`, lags
+    from tmin to tmax: `-lags[::-1]`) with the places in `units` of its channels, `channels_i`; with bands
+    `partition.parquet`: R² and what each adds (`unique_…`).
     """
 
     responses: Responses
@@ -102,6 +103,9 @@ class TrfSolver(Solver):
         n = data.units_of(subject).stop - data.units_of(subject).start
         stimuli = np.array([trial.stimulus for trial in trials])
         n_folds = self.cfg.trf.folds
+        if not trials:
+            raise ValueError(f"{data.subjects[subject]} has no train trials, and each subject has a TRF of its own: "
+                             "use the same dset.n_subjects and dset.n_subjects_test")
         if len(np.unique(stimuli)) < (n_folds or 2):
             raise ValueError(f"trf.folds={n_folds}, but {data.subjects[subject]} has {len(np.unique(stimuli))} train "
                              "stimuli: use fewer folds, other ratios or a smaller dset.min_block_duration")

@@ -56,11 +56,15 @@ def poisson(prediction: Tensor, target: Tensor, reduction: str = "mean", log_rat
     Args:
         log_rate: predictions are η; else λ, in responses per bin, below 1e-8 taken as that inside the logarithm.
 
-    Reduction and errors as of `mse`; also ValueError if a response is negative.
+    Reduction and errors as of `mse`; also ValueError if a response or a rate is negative.
     """
     def terms(rate: Tensor, response: Tensor) -> Tensor:
         if log_rate:
             return rate.exp() - response * rate
+        if (rate < 0).any():  # the loss has no lower bound there: it would be followed down
+            raise ValueError(f"Poisson loss needs rates of at least 0, the lowest is {rate.min().item():.3g}: give the "
+                             "encoder an activation, e.g. encoder.params={activation: softplus}, and a GRU also "
+                             "readout: linear")
         return rate - response * rate.clamp(min=EPS).log()
 
     if (target < 0).any():

@@ -63,6 +63,8 @@ def test_bad_input_of_losses():
             mse(*args)
     with pytest.raises(ValueError, match="the lowest is -"):
         poisson(prediction, target - 9)
+    with pytest.raises(ValueError, match="rates of at least 0, the lowest is -0.5: give the encoder an activation"):
+        poisson(torch.full_like(prediction, -0.5), target)
 
 
 def test_activations_start_as_published_and_stay_above_zero():
