@@ -145,7 +145,7 @@ def _today() -> str:
 
 
 def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[str]) -> None:
-    """Stores the config of an XP at its first start; at a later start, refuses one that differs.
+    """Stores the config of an XP; at a later start, refuses one that differs in more than where and on what it runs.
 
     A signature is the difference to the base config, so a changed base would silently pick up an old XP.
 
@@ -162,7 +162,9 @@ def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[st
                 f"config: XP {sig} was made with another config, though its signature is the same (a file in conf/ has "
                 f"changed): {'; '.join(lines)}. Put the old value back (in conf/ or as an override), or start the XP "
                 "anew with --clear")
-        return
+        if stored == plain:
+            return
+    # paths are those of the last start: who reads the XP looks for its data there
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".json.{os.getpid()}.tmp")  # several processes of one XP start together
     temporary.write_text(json.dumps(plain, indent=2))

@@ -65,6 +65,8 @@ def test_stored_config(tmp_path):
     check_stored(tmp_path, "abc", old, ["device", "study_paths.*"])
     assert json.loads((tmp_path / "config.json").read_text()) == old
     check_stored(tmp_path, "abc", plain("device=cpu", "study_paths.simulated=/elsewhere"), ["device", "study_paths.*"])
+    moved = json.loads((tmp_path / "config.json").read_text())
+    assert moved["study_paths"]["simulated"] == "/elsewhere" and moved["device"] == "cpu"  # as it was last started
     with pytest.raises(ConfigError, match=r"optim.beta2: 0.999 → 0.5.*--clear"):
         check_stored(tmp_path, "abc", plain("optim.beta2=0.5"), ["device"])
     new = plain("selections.simulated.seed=7")

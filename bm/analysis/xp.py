@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bm.config import check_config, with_new_keys
+from bm.studies.download import offline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +172,8 @@ class StoredXP:
             plain = {**self.config, "device": device, "resident": False, "num_workers": 0}
             if batch_size is not None:
                 plain["optim"] = {**plain["optim"], "batch_size": batch_size}
-            with tempfile.TemporaryDirectory() as scratch:  # a solver writes its audit
+            # a solver writes its audit
+            with tempfile.TemporaryDirectory() as scratch, offline():
                 solver = build_solver(check_config(plain), Path(scratch), self.root, Link(None))
                 if not isinstance(solver, kinds):
                     raise NotRestorable(f"task.type={self.get('task.type')} has no network to run again")

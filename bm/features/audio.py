@@ -41,7 +41,7 @@ def resample(x: np.ndarray, old: int, new: int) -> np.ndarray:
     if old == new:
         return x
     with torch.no_grad():
-        return julius.resample_frac(torch.from_numpy(np.ascontiguousarray(x)), old, new).numpy()
+        return julius.resample_frac(torch.from_numpy(np.require(x, requirements=["C", "W"])), old, new).numpy()
 
 
 @register_feature

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bm.features import build_feature
-from bm.features.audio import MelSpectrum, read_audio
+from bm.features.audio import MelSpectrum, read_audio, resample
 
 
 def slow_mel(audio, n_fft, n_mels, rate, eps):
@@ -66,3 +66,11 @@ def test_read_audio(tmp_path):
     assert len(read_audio(tmp_path / "x.wav", 0.5, 1.05)[0]) == 500
     with pytest.raises(ValueError, match="asked for 0.500–1.200 s, but the file has only 1.000 s"):
         read_audio(tmp_path / "x.wav", 0.5, 1.2)
+
+
+@pytest.mark.filterwarnings("error")  # torch warns of memory that it may not write, once in a process
+def test_read_only_sound_is_resampled_without_a_warning():
+    sound = np.random.default_rng(0).standard_normal(1600).astype(np.float32)
+    expected = resample(sound.copy(), 16000, 8000)
+    sound.flags.writeable = False
+    np.testing.assert_array_equal(resample(sound, 16000, 8000), expected)

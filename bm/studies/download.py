@@ -12,7 +12,9 @@ import shutil
 import tarfile
 import zipfile
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +23,27 @@ from urllib.parse import quote
 from bm.store import file_sha256, remove_tree
 
 logger = logging.getLogger(__name__)
+
+#: whether files may be fetched here and now; see `offline`
+_ALLOWED: ContextVar[bool] = ContextVar("downloads_allowed", default=True)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside it nothing is downloaded: who reads the results of an XP wants its data, or an error, no gigabytes."""
+    token = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def check_online(study: str, folder: Path) -> None:
+    """Raises FileNotFoundError inside `offline`: files of a study would have to be downloaded."""
+    if not _ALLOWED.get():
+        raise FileNotFoundError(f"study {study}: files are not in {folder}, and nothing is downloaded here: python -m "
+                                f"scripts.study download {study}, or say where they are (study_paths.{study}=…)")
+
 
 #: how often all addresses of a file are tried
 ATTEMPTS = 3
@@ -138,6 +161,7 @@ class Manifest:
         found = self.locate(folder)
         if len(found) == len(self.files):
             return found
+        check_online(self.study, folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".download.lock")
         try:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bm.store import remove_tree
-from bm.studies.download import Manifest, RemoteFile, download, extract, inside
+from bm.studies.download import Manifest, RemoteFile, check_online, download, extract, inside
 from bm.studies.files import download_folder
 from bm.studies.listings import deepblue_files, osf_files, webdav_files
 
@@ -125,6 +125,7 @@ def fetch(study: str, path: Path | str, subjects: Iterable[str] | None = None, *
     source, path = SOURCES[study], Path(path)
     if not complete and source.is_there(path):
         return download_folder(path)
+    check_online(study, path)
     root = download_folder(path) if complete and source.is_there(path) else path / "download"
     root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / _LOCK)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bm.studies import download as module
-from bm.studies.download import Manifest, RemoteFile, download, extract, human
+from bm.studies.download import Manifest, RemoteFile, download, extract, human, offline
+from bm.studies.sources import fetch
 
 CONTENT = {"a.bin": bytes(range(256)) * 4000, "b.txt": b"some text\n"}
 
@@ -255,3 +256,14 @@ def test_extract_refuses_what_leads_out_and_what_is_damaged(tmp_path):
 def test_human():
     assert [human(n) for n in (None, 0, 999, 1000, 176_444, 30_000_000, 2_500_000_000)] == [
         "?", "0 B", "999 B", "1.0 kB", "176.4 kB", "30.0 MB", "2.5 GB"]
+
+
+def test_who_reads_results_downloads_nothing(tmp_path):
+    manifest = Manifest("a_study", "https://example.org", (RemoteFile("a.bin", ("https://example.org/a.bin",), 10),))
+    folder = tmp_path / "data"
+    with offline(), pytest.raises(FileNotFoundError, match="nothing is downloaded here.*scripts.study download a_study"):
+        manifest.fetch(folder)
+    assert not folder.exists()
+    with offline(), pytest.raises(FileNotFoundError, match="study_paths.brennan2019"):
+        fetch("brennan2019", folder)
+    assert not folder.exists()
