@@ -261,7 +261,7 @@ def test_human():
 def test_who_reads_results_downloads_nothing(tmp_path):
     manifest = Manifest("a_study", "https://example.org", (RemoteFile("a.bin", ("https://example.org/a.bin",), 10),))
     folder = tmp_path / "data"
-    with offline(), pytest.raises(FileNotFoundError, match="nothing is downloaded here.*scripts.study download a_study"):
+    with offline(), pytest.raises(FileNotFoundError, match="nothing is downloaded here.*download a_study"):
         manifest.fetch(folder)
     assert not folder.exists()
     with offline(), pytest.raises(FileNotFoundError, match="study_paths.brennan2019"):
