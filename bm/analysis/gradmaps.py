@@ -148,7 +148,7 @@ def strf_gradmap(model: AudioEncoder, n_frames: int, *, at: Any = None, target: 
 
     def respond(x: Tensor) -> Tensor:
         z = x if wrt == "prefilter" or model.prefiltering is None else model.prefiltering(x)
-        return model.readout(model.core(z)[..., -kept:])[:, :, 0]
+        return model.readout(model.core.tail(z, kept))[:, :, 0]
 
     with _evaluating(model):
         if wrt == "prefilter":

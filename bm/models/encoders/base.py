@@ -41,6 +41,10 @@ class Core(nn.Module):
         self.in_channels, self.n_bands, self.out_features, self.hop = in_channels, n_bands, out_features, hop
         self.history = history
 
+    def tail(self, x: Tensor, frames: int) -> Tensor:
+        """The last `frames` of the output alone, (B, H, frames): cheaper, where a core can do without the others."""
+        return self(x)[..., -frames:]
+
 
 class AudioEncoder(nn.Module):
     """wav2spec → prefiltering → core → readout: (B, 1, F, T), or (B, 1, samples) with a wav2spec, → (B, N, 1, T).

@@ -28,8 +28,13 @@ class STRFConv(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.tail(x, x.shape[-1])
+
+    def tail(self, x: Tensor, frames: int) -> Tensor:
+        """The last `frames` of the output."""
         # Bands are channels here: the same sums as those of a 2-D convolution over all bands.
-        return functional.conv1d(left_pad(x.flatten(1, 2), self.window - 1), self.kernel().flatten(1, 2), self.bias)
+        heard = left_pad(x.flatten(1, 2), self.window - 1)[..., -(frames + self.window - 1):]
+        return functional.conv1d(heard, self.kernel().flatten(1, 2), self.bias)
 
 
 class FullSTRF(STRFConv):

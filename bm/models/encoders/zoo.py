@@ -29,6 +29,9 @@ class Linear(Core):
     def forward(self, x: Tensor) -> Tensor:
         return self.strf(x)
 
+    def tail(self, x: Tensor, frames: int) -> Tensor:
+        return self.strf.tail(x, frames)
+
 
 class LinearNonlinear(Linear):
     """`Linear` with a nonlinearity per neuron (Simoncelli et al. 2004)."""
