@@ -41,12 +41,12 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--reference", help="label of the encoder that the others are compared with")
     parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW", help="other labels (cut at the last =)")
     parser.add_argument("--no-sound", action="store_true", help="beside them the mean train response by time since the "
-                        "start, which knows no sound (the data must be there)")
+                        "start, which knows no sound, and r without this course (the data must be there)")
     parser.add_argument("--output", type=Path, help="folder, by default <outputs>/encoders/<first signature or grid>")
     args = parser.parse_args(argv)
     if bool(args.sigs) == bool(args.grid):
         parser.error("give signatures or --grid")
-    from bm.analysis.encoder_views import without_sound
+    from bm.analysis.encoder_views import beyond_course, without_sound
     from bm.analysis.encoders import choose_reference, encoder_table, pretty, read_encoders, unit_table
     from bm.analysis.report.encoding import comparison
     from bm.analysis.report.parts import fill, new_report
@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> Path:
         encoders = read_encoders(xps, renamed)
         base = choose_reference(encoders, args.reference)
         table = encoder_table([*encoders, without_sound(base)] if args.no_sound else encoders, base.name)
+        if args.no_sound:
+            beyond = {encoder.name: beyond_course(encoder) for encoder in encoders}
+            table["r_beyond"] = table["encoder"].map(beyond)
     except (FileNotFoundError, ValueError, KeyError, NotRestorable) as error:
         raise SystemExit(str(error.args[0])) from None
     print(pretty(table).to_string(index=False))

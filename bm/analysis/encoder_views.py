@@ -1,5 +1,5 @@
 """What a trained encoder has learned of some units: receptive fields, attention over lags, predicted responses."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,9 @@ from bm.models.encoders.attention_gru import AttentionGRU
 from bm.solvers.encode import EncodeSolver
 from bm.solvers.encoding_report import all_moments
 from bm.solvers.trf import TrfSolver
+
+#: of a solver, a test trial and its mean course: what is predicted, and the trial that it is compared with
+Ask = Callable[[EncodeSolver | TrfSolver, Trial, np.ndarray], tuple[np.ndarray, Trial]]
 
 #: test stimuli that attention is averaged over
 N_STIMULI = 20
@@ -150,6 +153,21 @@ def mean_course(responses: Responses, subject: int, frames: int) -> np.ndarray:
     return np.where(n > 0, total / np.maximum(n, 1), overall)
 
 
+def _asked_again(encoder: Encoder, ask: Ask) -> np.ndarray:
+    """Moments `(stimuli, 7, units)` of all folds of one seed."""
+    moments: dict[str, np.ndarray] = {}
+    seed = encoder.xps[0].get("seed")
+    for xp in encoder.xps:
+        if xp.get("seed") == seed:
+            solver = restore_best(xp)
+            data, trials = solver.responses, solver.responses.of("test")
+            pairs = [ask(solver, one, mean_course(data, one.subject, one.responses.shape[1])) for one in trials]
+            found = all_moments(data, [trial for _, trial in pairs], [prediction for prediction, _ in pairs])
+            tested = np.isin(data.units["subject"], [one.subject for one in trials])
+            moments |= dict(zip(dict.fromkeys(one.stimulus for one in trials), found[:, :, tested], strict=True))
+    return np.stack([moments[stimulus] for stimulus in encoder.stimuli])
+
+
 def without_sound(encoder: Encoder, name: str = "no sound") -> Encoder:
     """The same units and stimuli, predicted by `mean_course`: time since the start is all that it knows.
 
@@ -159,15 +177,17 @@ def without_sound(encoder: Encoder, name: str = "no sound") -> Encoder:
     Raises:
         NotRestorable: with the reason.
     """
-    moments: dict[str, np.ndarray] = {}
-    seed = encoder.xps[0].get("seed")
-    for xp in encoder.xps:
-        if xp.get("seed") == seed:
-            data = xp.restore_encoder().responses
-            trials = data.of("test")
-            found = all_moments(data, trials, [mean_course(data, one.subject, len(one.responses[0])) for one in trials])
-            tested = np.isin(data.units["subject"], [one.subject for one in trials])
-            moments |= dict(zip(dict.fromkeys(one.stimulus for one in trials), found[:, :, tested], strict=True))
-    stacked = np.stack([moments[stimulus] for stimulus in encoder.stimuli])
+    stacked = _asked_again(encoder, lambda solver, trial, course: (course, trial))
     units = encoder.units.assign(r=correlation(stacked), r2=explained_variance(stacked), ccnorm=np.nan)
     return replace(encoder, name=name, units=units, moments=stacked[None], parameters=None)
+
+
+def beyond_course(encoder: Encoder) -> float:
+    """Median over units of r once `mean_course` is taken out of predictions and responses: of the sound alone.
+
+    Raises:
+        NotRestorable: with the reason.
+    """
+    stacked = _asked_again(encoder, lambda solver, trial, course: (
+        solver.predict([trial])[0] - course, replace(trial, responses=trial.responses - course.astype(np.float32))))
+    return float(np.nanmedian(correlation(stacked)))

@@ -270,6 +270,8 @@ def pretty(table: pd.DataFrame) -> pd.DataFrame:
                 "stimuli": row["n_stimuli"], "folds": row["n_folds"], "seeds": row["n_seeds"],
                 "r [95 %]": number(row["r"]) + interval(row, "r"), "r2": number(row["r2"])}
         line |= {name: number(row[name]) for name in CEILINGS if table[name].notna().any()}
+        if "r_beyond" in table:
+            line["r beyond the mean course"] = number(row["r_beyond"])
         if "difference" in table:
             known = row["difference"] == row["difference"]
             line |= {"better in": f"{100 * row['better']:.0f} %" if known else "",
