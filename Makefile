@@ -45,6 +45,7 @@ lint: install  ## ruff and mypy
 
 bench: install  ## speed of the hot paths beside the obvious way
 	$(BIN)/python -m bm.bench
+	$(BIN)/python -m bm.bench evaluation --size full --json outputs/bench_full.json
 
 clean:  ## remove what make made (outputs, cache and data stay)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
