@@ -20,13 +20,11 @@ from bm.analysis.xp import NotRestorable, StoredXP, find_xp
 
 def choose_xps(sigs: list[str], grid: str | None) -> list[StoredXP]:
     """XPs of signatures, or those of a launched grid. Raises SystemExit if there are none."""
-    if grid is not None:
-        from bm.train import main as train
-        folder = Path(train.dora.dir) / "grids" / grid
-        sigs = sorted(path.name for path in folder.glob("*") if path.is_dir())
-        if not sigs:
-            raise SystemExit(f"no grid {grid!r} in {folder.parent}: launch it first, python -m scripts.run_grid {grid}")
+    from bm.analysis.grids import grid_signatures
+    from bm.train import main as train
     try:
+        if grid is not None:
+            sigs = grid_signatures(grid, Path(train.dora.dir))
         return [find_xp(sig) for sig in dict.fromkeys(sigs)]
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None

@@ -38,6 +38,7 @@ from yaml import YAMLError
 
 from bm.analysis.controls import CONTROLS, check_control
 from bm.analysis.evaluate import Evaluation, evaluate
+from bm.analysis.grids import grid_signatures
 from bm.analysis.unseen import check_subject_layer
 from bm.analysis.xp import NotRestorable, StoredXP, find_xp
 from bm.config import nearest
@@ -121,7 +122,9 @@ def find_xps(options: Options) -> list[StoredXP]:
     """The XPs to evaluate. Errors: SystemExit if there is no such XP, or none with a checkpoint in the grid."""
     excluded = set(options.exclude_sigs or [])
     try:
-        sigs = _grid(str(options.grid_name)) if options.sigs is None else options.sigs
+        sigs = options.sigs
+        if sigs is None:
+            sigs = grid_signatures(str(options.grid_name), Path(train_main.dora.dir))
         found = [find_xp(sig) for sig in sigs if sig not in excluded]
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
@@ -135,17 +138,6 @@ def find_xps(options: Options) -> list[StoredXP]:
     if len(ready) < len(found):
         print(f"{len(found) - len(ready)} of {len(found)} XPs have no checkpoint yet and are left out")
     return ready
-
-
-def _grid(name: str) -> list[str]:
-    """Signatures in the folder that Dora keeps for a grid."""
-    home = Path(train_main.dora.dir) / "grids"
-    sigs = sorted(path.name for path in (home / name).glob("*") if path.is_dir())
-    if not sigs:
-        known = sorted(path.name for path in home.glob("*") if path.is_dir())
-        raise FileNotFoundError(f"no grid {name!r} in {home}{nearest(name, known)}; there are: "
-                                f"{', '.join(known) or 'none (dora grid)'}")
-    return sigs
 
 
 def run_one(xp: StoredXP, evaluations: list[Evaluation], home: Path, overwrite: bool, progress: bool = True

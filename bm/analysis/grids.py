@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bm.analysis.controls import NULLS, survives
-from bm.config import relevant
+from bm.config import nearest, relevant
 from bm.flat import flatten
 from bm.metrics.compare import SEGMENT, compare, fdr, paired_interval, signed_rank
 from bm.metrics.stats import bootstrap_interval
@@ -99,6 +99,22 @@ def find_outputs() -> Path:
     return next((place for place in places if place.is_dir()), places[0])
 
 
+def grid_signatures(name: str, outputs: Path) -> list[str]:
+    """Signatures of a launched grid, sorted: what Dora's folder of it links to.
+
+    Raises:
+        FileNotFoundError: no such grid; names those there are.
+    """
+    home = outputs / "grids"
+    sigs = sorted(path.name for path in (home / name).glob("*") if path.is_dir())
+    if not sigs:
+        known = sorted(path.name for path in home.glob("*") if path.is_dir())
+        raise FileNotFoundError(f"no grid {name!r} in {home}{nearest(name, known)}; there are: "
+                                f"{', '.join(known) or 'none (dora grid)'}. Launch it first: python -m "
+                                f"scripts.run_grid {name}")
+    return sigs
+
+
 def xp_folders(names: Iterable[str], outputs: Path | None = None) -> dict[str, Path]:
     """Signature → folder of XPs, of launched grids (by name) or signatures.
 
@@ -111,8 +127,8 @@ def xp_folders(names: Iterable[str], outputs: Path | None = None) -> dict[str, P
     outputs = outputs or find_outputs()
     folders: dict[str, Path] = {}
     for name in names:
-        grid = sorted(path.name for path in (outputs / "grids" / name).glob("*") if path.is_dir())
-        for sig in grid or [name]:
+        launched = (outputs / "grids" / name).is_dir()
+        for sig in grid_signatures(name, outputs) if launched else [name]:
             folders[sig] = outputs / "xps" / sig
             if not folders[sig].is_dir():
                 raise FileNotFoundError(f"{sig!r} is neither a launched grid nor an XP in {outputs}: python -m "
@@ -130,11 +146,7 @@ def load_grid(name: str, outputs: Path | None = None) -> list[Evaluated]:
         FileNotFoundError: no such grid, or XPs of it that were not evaluated.
     """
     outputs = outputs or find_outputs()
-    sigs = sorted(path.name for path in (outputs / "grids" / name).glob("*") if path.is_dir())
-    if not sigs:
-        raise FileNotFoundError(f"no grid {name!r} in {(outputs / 'grids').absolute()}: launch it first, python -m "
-                                f"scripts.run_grid {name}")
-    return find_evaluated(outputs / "eval" / "signatures", sigs)
+    return find_evaluated(outputs / "eval" / "signatures", grid_signatures(name, outputs))
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
