@@ -111,6 +111,7 @@ def _write(folder: Path, network: Network, sounds: dict[str, Path], time: bool, 
     from safetensors.numpy import save_file
     from tqdm import tqdm
     found: dict[str, list[np.ndarray]] = {}
+    logger.info("activations of %d sounds: computed once, then in the cache", len(sounds))
     for path in tqdm(sounds.values(), desc="activations", leave=False, disable=None):
         audio, rate = read_audio(path)
         for name, value in network.hear(level(audio, rms), rate).items():
