@@ -202,8 +202,9 @@ def test_a_removed_line_is_cancelled_and_a_failed_one_tried_again(project, demo)
 
 
 def test_at_its_time_limit_a_job_is_put_back_and_resumes_exactly(project, demo):
-    long = '{"optim.epochs": 150, "early_stop_patience": 0, "eval_every": 1000, "dummy": "%s"}'
-    project.write_grid("limited", *(f"launcher.slurm(gpus=0)({long % name})" for name in ("whole", "cut")))
+    # without an end of their own: SLURM looks at the limits twice a minute, whatever an epoch takes
+    endless = '{"optim.epochs": 100000, "early_stop_patience": 0, "eval_every": 1000000, "dummy": "%s"}'
+    project.write_grid("limited", *(f"launcher.slurm(gpus=0)({endless % name})" for name in ("whole", "cut")))
     project.grid("limited", "--no_monitoring")
     cut, whole = project.xp("cut"), project.xp("whole")
     project.until(lambda: len(history(cut)) > 1, lambda: project.log(cut))
@@ -212,17 +213,16 @@ def test_at_its_time_limit_a_job_is_put_back_and_resumes_exactly(project, demo):
     project.until(lambda: "Exiting gracefully after preemption/timeout" in project.log(cut),
                   lambda: project.log(cut)[-2000:])
     at = len(history(cut))
-    assert not (cut / "failed.json").exists()
+    assert at > 1 and not (cut / "failed.json").exists()
     # SLURM keeps the limit for the next start
     longer = "scontrol", "update", f"JobId={project.job(cut)}", "TimeLimit=30"
     project.until(lambda: project.call(*longer).returncode == 0, lambda: project.call(*longer).stderr)
-    for folder in (whole, cut):
-        project.wait(folder, "COMPLETED")
-    assert 1 < at < 150
+    project.until(lambda: min(len(history(cut)), len(history(whole))) >= at + 20, lambda: project.log(cut)[-2000:])
+    project.write_grid("limited")
+    assert project.grid("limited", "--no_monitoring").count("Canceling job") == 2
     assert re.search(rf"resumed after epoch ({at}|{at - 1}) from checkpoint", project.log(cut))
     assert "resumed after" not in project.log(whole)
-    assert history(cut) == history(whole) and len(history(cut)) == 150
-    assert (cut / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    assert history(cut)[:at + 20] == history(whole)[:at + 20]
 
 
 def test_a_job_that_dora_lost_sight_of_is_ended(project, demo):
