@@ -86,7 +86,8 @@ def test_stored_config(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["optm.lr=1"], "config: unknown key 'optm.lr'; did you mean 'optim.lr'?"),
     (["lr=1"], "config: unknown key 'lr'; did you mean 'optim.lr'?"),
-    (["model=clip_con"], "Could not find 'model/clip_con'"),
+    (["preset=[lyers,trff]"], "config: unknown preset 'lyers'; did you mean 'layers'? unknown preset 'trff'; did "
+                              "you mean 'trf'? known: eeg_motor, "),
     (["fast"], "config: cannot read the argument 'fast': expected key=value"),
     (["slurm.gpus=2"], "config: 'slurm.gpus=2' has no effect on an XP: set it in conf/config.yaml"),
 ])

@@ -3,8 +3,11 @@ import pytest
 from dora.hydra import HydraMain
 from hydra import initialize_config_dir
 
-from bm.config import to_plain
+import bm.train
+from bm.config import ConfigError, to_plain
+from bm.studies.download import DownloadError
 from bm.train import main
+from bm.xp_lock import failure_of
 
 
 @pytest.mark.parametrize("overrides", [
@@ -21,3 +24,50 @@ def test_as_hydra_does(overrides):
         assert to_plain(found) == to_plain(expected) and list(found) == list(expected)
         found.seed = 99  # what is kept for the next one is another
         assert main._get_config_noinit(overrides).seed == expected.seed
+
+
+@pytest.mark.parametrize("override, said", [
+    ("preset=lyers", "config: unknown preset 'lyers'; did you mean 'layers'? known: eeg_motor, eeg_rest, "),
+    ("model=zzz", "config: unknown model 'zzz'; known: braindecode, "),
+    ("preset=trf,layers", "config: Ambiguous value for argument"),
+    ("encoder.wav2spec_params={sample_rate: 16000}",
+     "config: encoder.wav2spec_params is given a key that conf/ does not have there; what is added needs a plus: "
+     "'+encoder.wav2spec_params={sample_rate: 16000}'"),
+    ("dset.features_params.MelSpectrum.n_mel=4",
+     "config: dset.features_params has no key 'MelSpectrum.n_mel' in conf/; what is added needs a plus: "
+     "'+dset.features_params.MelSpectrum.n_mel=4'"),
+    ("encodr.params={window: 12}", "config: unknown key 'encodr.params'; did you mean 'encoder.params'?"),
+])
+def test_a_choice_that_is_not_there(override, said):
+    with pytest.raises(ConfigError) as caught:
+        main.get_xp(["seed=1", override])
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_a_bad_key_in_a_grid_is_one_line(monkeypatch, tmp_path):
+    """Not the traceback of a process that Dora composes configs in."""
+    from dora import Explorer
+    from dora.grid import RunGridArgs, run_grid
+    monkeypatch.setattr(main.dora, "dir", tmp_path)
+    explorer = Explorer(lambda launcher: launcher({"optim.epohs": 3}))
+    with pytest.raises(ConfigError, match="^config: unknown key 'optim.epohs'; did you mean 'optim.epochs'.$"):
+        run_grid(main, explorer, "bad", args=RunGridArgs(dry_run=True, monitor=False))
+
+
+def test_data_that_cannot_be_had_end_a_run_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(main.dora, "dir", tmp_path)
+    xp = main.get_xp(["seed=1"])
+    xp.folder.mkdir(parents=True)
+
+    def fails(error: Exception) -> None:
+        def run(*args: object) -> None:
+            raise error
+        monkeypatch.setattr(bm.train, "run", run)
+        with xp.enter():
+            main.main(xp.cfg)
+
+    with pytest.raises(SystemExit, match="^study x: no connection$"):
+        fails(DownloadError("study x: no connection"))
+    assert failure_of(xp.folder) == "DownloadError: study x: no connection"
+    with pytest.raises(FileNotFoundError):  # with its traceback
+        fails(FileNotFoundError("a fault"))

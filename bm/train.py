@@ -37,6 +37,9 @@ def main(cfg: DictConfig) -> dict | None:
         return run(checked, xp.folder, Path(to_absolute_path(".")), xp.link)
     except Exception as error:  # Hydra prints it and ends the process
         note_failure(xp.folder, error)
+        from bm.studies.download import DownloadError
+        if isinstance(error, DownloadError):  # nothing that a traceback would explain
+            raise SystemExit(str(error)) from None
         raise
 
 

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bm.config import ConfigError, check_config, check_stored, to_plain, unknown_key
+from bm.config import ConfigError, check_config, check_stored, nearest, to_plain, unknown_key
 from bm.xp_lock import busy_message, hold, is_running
 
 
@@ -35,6 +35,9 @@ os.getlogin = _login
 
 class CheckedMain(HydraMain):
     """`dora.hydra.HydraMain` that refuses a bad config in one clear line."""
+
+    # Dora would compose a grid's configs in other processes, whose errors come back as tracebacks; one is fast enough
+    _slow = False
 
     def get_xp(self, argv: Sequence[str]) -> XP:
         for arg in argv:
@@ -70,7 +73,7 @@ class CheckedMain(HydraMain):
             try:
                 known[tuple(groups)] = super()._get_config_noinit(groups)
             except HydraException as error:
-                raise ConfigError(_one_line(error, groups)) from None
+                raise ConfigError(self._unknown_choice(groups) or _one_line(error, groups)) from None
         cfg = copy.deepcopy(known[tuple(groups)])
         try:
             for value in values:
@@ -99,13 +102,26 @@ class CheckedMain(HydraMain):
                 values.append(override)
         return groups, values
 
+    def _unknown_choice(self, overrides: Sequence[str]) -> str:
+        """One line about the first group with choices that it does not have; empty if there is none."""
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            group, value = override.key_or_group, override.value()
+            known = sorted(path.stem for path in (self.full_config_path / group).glob("*.yaml"))
+            wrong = [name for name in (value if isinstance(value, list) else [value])
+                     if isinstance(name, str) and name not in known]
+            if known and wrong:
+                return "config: " + "".join(f"unknown {group} {name!r}{nearest(name, known) or ';'} " for name in wrong
+                                            ) + f"known: {', '.join(known)}"
+        return ""
+
 
 def _one_line(error: HydraException, overrides: Sequence[str]) -> str:
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     for arg in overrides:
-        key = arg.split("=", 1)[0].lstrip("+")
+        name, _, value = arg.partition("=")
+        key = name.lstrip("+")
         if any(f"Could not override '{key}'" in line or f"Key '{key}' is not in struct" in line for line in lines):
-            return unknown_key(key)
+            return unknown_key(key, value)
     return "config: " + " ".join(lines[:3])
 
 

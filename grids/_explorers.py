@@ -1,4 +1,6 @@
 """What the tables of `dora grid` and `scripts/run_grid.py` show."""
+import os
+import sys
 from typing import Any
 
 from dora import Explorer
@@ -8,6 +10,10 @@ from treetable.table import _Node
 
 class DecodeExplorer(Explorer):
     """Losses, and the share of test segments found among the best k candidates."""
+
+    def get_colors(self) -> list[str] | None:
+        """None in files and pipes, and where the environment says NO_COLOR."""
+        return super().get_colors() if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None
 
     def get_grid_metrics(self) -> list[_Node]:
         return [

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from dora.git_save import to_absolute_path
 
+from bm.analysis.xp import find_xp
 from bm.config import check_config
 from bm.data.assemble import Data, assemble
 from bm.data.prepare import prepare_signal
@@ -22,7 +23,6 @@ from bm.metrics.retrieval import top_credit
 from bm.metrics.stats import bootstrap_interval
 from bm.studies.base import Signal
 from bm.studies.simulated import SimulatedRecording, load_truth, whittle_scores
-from bm.train import main
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ def _truth(recording):
 
 
 def compare(sig: str) -> pd.DataFrame:
-    """Chance, decoder, ideal observer and their ratio, for each k of the XP's test."""
-    folder = main.get_xp_from_sig(sig).folder
+    """Chance, decoder, ideal observer and their ratio, for each k of the XP's test. Errors: FileNotFoundError for no
+    such XP."""
+    folder = find_xp(sig).folder
     result_path = folder / "result.json"
     if not result_path.exists():
         raise SystemExit(f"XP {sig} is not finished: no {result_path}; run it first (dora run -f {sig})")
@@ -92,6 +93,9 @@ def compare(sig: str) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
-    print(compare(sys.argv[1]).to_string(index=False))
+    try:
+        print(compare(sys.argv[1]).to_string(index=False))
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None

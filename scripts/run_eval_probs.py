@@ -33,7 +33,6 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tqdm import tqdm
 from yaml import YAMLError
 
 from bm.analysis.controls import CONTROLS, check_control
@@ -42,6 +41,7 @@ from bm.analysis.grids import grid_signatures
 from bm.analysis.unseen import check_subject_layer
 from bm.analysis.xp import NotRestorable, StoredXP, find_xp
 from bm.config import nearest
+from bm.progress import with_progress
 from bm.train import main as train_main
 
 Count = Annotated[int, Field(ge=1)]
@@ -161,7 +161,7 @@ def submit(xps: list[StoredXP], options: Options, home: Path) -> list[list[Path]
     with executor.batch():
         jobs = [executor.submit(run_one, xp, options.evaluations, home, options.overwrite, False) for xp in xps]
     print(f"{len(jobs)} jobs, logs in {executor.folder}")
-    return [_result(job, xp) for job, xp in zip(tqdm(jobs, desc="jobs", disable=None), xps, strict=True)]
+    return [_result(job, xp) for job, xp in zip(with_progress(jobs, "jobs"), xps, strict=True)]
 
 
 def _result(job: Any, xp: StoredXP) -> list[Path] | str:
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         results = submit(xps, options, home)
     else:
         results = [run_one(xp, options.evaluations, home, options.overwrite)
-                   for xp in tqdm(xps, desc="XPs", disable=None if len(xps) > 1 else True)]
+                   for xp in with_progress(xps, "XPs", show=len(xps) > 1)]
     folders: list[Path] = []
     for result in results:
         if isinstance(result, str):

@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)  # patterns may stand behind options
     if args.jobs is not None and args.jobs < 1:
         raise SystemExit(f"--jobs {args.jobs}: expected at least 1")
     return run(args)

@@ -7,7 +7,8 @@
 
 NAME is a study or a selection of `conf/selections`, which `--set KEY=VALUE` changes (`check brennan2019 --set
 onset_from_offset=false`). The folder is that of `conf/study_paths` (the environment variable BM_DATA), or `--path`.
-Nothing is downloaded by `check`.
+Nothing is downloaded by `check`. Of a part of a study (some of its people, say) it checks what is there and counts
+what is not; with `--whole` that fails.
 """
 import argparse
 import json
@@ -20,8 +21,9 @@ from typing import Any
 
 from bm.studies import STUDIES, Study
 from bm.studies.convert import convert
+from bm.studies.files import download_folder
 from bm.studies.quality import Quality, quality_of, worst
-from bm.studies.sources import SOURCES, fetch, plan
+from bm.studies.sources import SOURCES, UNFINISHED, fetch, plan
 from bm.studies.twins import FAULT_KINDS, TWINS, make_twin, twin_faults
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -81,29 +83,33 @@ def expectation(study: Study, folder: Path) -> dict[str, Any]:
     return {key: getattr(study.facts, key) for key in TOLERANCE} if study.facts else {}
 
 
-def facts_table(expected: dict[str, Any], qualities: list[Quality], subjects: int, partial: bool
-                ) -> tuple[str, list[str]]:
-    """Expected and found numbers as text, and those that differ. With `partial` less than expected is no fault."""
+def facts_table(expected: dict[str, Any], qualities: list[Quality], subjects: int
+                ) -> tuple[str, list[str], list[str]]:
+    """Expected and found numbers as text, those that are wrong, and how much is not here: where recordings are, fewer
+    subjects and hours are no fault."""
     read = [quality for quality in qualities if quality.seconds is not None or quality.sensors is not None]
     found: dict[str, set[float]] = {
         "subjects": {subjects}, "recordings": {len(qualities)},
         "hours": {round(sum(quality.seconds or 0 for quality in read) / 3600, 4)},
         "sensors": {quality.sensors for quality in read if quality.sensors is not None},
         "rate": {quality.rate for quality in read if quality.rate is not None}}
-    rows, wrong = [("", "expected", "found", "")], []
+    part = len(qualities) < expected.get("recordings", 0)
+    rows, wrong, absent = [("", "expected", "found", "")], [], []
     for key, tolerance in TOLERANCE.items():
-        want = expected.get(key)
-        ok = want is None or all(abs(value - want) <= tolerance * want or
-                                 (partial and key in ("subjects", "recordings", "hours") and value < want)
-                                 for value in found[key])
+        want, said = expected.get(key), ""
         values = ", ".join(f"{value:g}" for value in sorted(found[key])) or "?"
-        rows.append((key, "" if want is None else f"{want:.4g}", values, "" if ok else "FAIL"))
-        if not ok:
-            wrong.append(f"{key}: {values}, expected {want:g}")
+        if want is not None and any(abs(value - want) > tolerance * want for value in found[key]):
+            if part and key in ("subjects", "recordings", "hours") and max(found[key]) < want:
+                said = "a part"
+                absent.append(f"{want - max(found[key]):.4g} of {want:.4g} {key}")
+            else:
+                said = "FAIL"
+                wrong.append(f"{key}: {values}, expected {want:g}")
+        rows.append((key, "" if want is None else f"{want:.4g}", values, said))
     vocabulary = frozenset().union(*(quality.vocabulary for quality in qualities))
     rows += [(key, "", f"{value:.0f}", "") for key, value in {
         "words": sum(quality.measures.get("words", 0) for quality in qualities), "vocabulary": len(vocabulary)}.items()]
-    return table_text(rows), wrong
+    return table_text(rows), wrong, absent
 
 
 def quality_table(qualities: list[Quality]) -> str:
@@ -120,8 +126,9 @@ def quality_table(qualities: list[Quality]) -> str:
     return table_text(rows)
 
 
-def check(name: str, options: Sequence[str], path: Path | None, strict: bool, partial: bool) -> int:
-    """Prints what a copy of a study holds and how well its events fit; 1 if something fails (`strict`: or warns)."""
+def check(name: str, options: Sequence[str], path: Path | None, strict: bool, whole: bool) -> int:
+    """Prints what a copy of a study holds and how well its events fit; 1 if something fails (`strict`: or warns;
+    `whole`: or is not here)."""
     key, selection = selection_of(name, options)
     folder = folder_of(key, path)
     study = STUDIES[key](folder, **selection)
@@ -134,18 +141,22 @@ def check(name: str, options: Sequence[str], path: Path | None, strict: bool, pa
         print(f"fail: {error}")
         return 1
     qualities = [quality_of(recording) for recording in recordings]
-    facts, wrong = facts_table(expectation(study, folder), qualities, len({r.subject for r in recordings}), partial)
+    facts, wrong, absent = facts_table(expectation(study, folder), qualities, len({r.subject for r in recordings}))
     print(f"\n{facts}\n\n{quality_table(qualities)}\n")
     for quality in qualities:
         for finding in quality.findings:
             print(f"{finding.level}: {quality.recording}: {finding.measure}: {finding.text}")
     for text in wrong:
         print(f"fail: {text}")
+    if any((place / UNFINISHED).exists() for place in (folder, download_folder(folder))):
+        print(f"a download was interrupted: `python -m scripts.study download {name}` goes on with it")
+    if absent:
+        print(f"{'fail: ' if whole else ''}not here (or not in this selection): {', '.join(absent)}")
     levels = [quality.level for quality in qualities]
     counts = {level: levels.count(level) for level in ("ok", "warn", "fail")}
     print(f"{len(levels)} recordings: {counts['ok']} ok, {counts['warn']} with warnings, {counts['fail']} failed; "
           f"{len(wrong)} of the facts differ")
-    level = worst([*levels, *(["fail"] if wrong or not levels else [])])
+    level = worst([*levels, *(["fail"] if wrong or not levels or (whole and absent) else [])])
     return int(level == "fail" or (strict and level == "warn"))
 
 
@@ -187,8 +198,7 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="options", help="change the selection")
     look.add_argument("--path", type=Path)
     look.add_argument("--strict", action="store_true", help="warnings fail, too")
-    look.add_argument("--partial", action="store_true", help="fewer subjects, recordings and hours than there are is "
-                                                             "no fault")
+    look.add_argument("--whole", action="store_true", help="a part of the study fails, too")
     load = commands.add_parser("download", help="fetch a study")
     load.add_argument("name")
     load.add_argument("--path", type=Path)
@@ -212,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
                         else logging.WARNING)
     try:
         if args.command == "check":
-            return check(args.name, args.options, args.path, args.strict, args.partial)
+            return check(args.name, args.options, args.path, args.strict, args.whole)
         if args.command == "download":
             return download(args.name, args.path, args.subjects, args.dry_run)
         if args.command == "convert":

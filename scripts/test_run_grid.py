@@ -92,10 +92,20 @@ def test_arguments(capsys, monkeypatch, tmp_path):
         with pytest.raises(SystemExit, match=said):
             run_grid.main(arguments)
     monkeypatch.setattr(run_grid.train_main.dora, "dir", tmp_path)
-    assert run_grid.main(["demo", "feature_model", "!seed", "--dry_run", "--gpus", "none"]) == 0
+    assert run_grid.main(["demo", "--dry_run", "--gpus", "none", "feature_model", "!seed"]) == 0
     out = capsys.readouterr().out
+    assert "\x1b" not in out  # no terminal, no colours
     assert "2 of 2 XPs would start, 1 at once, on the CPU" in out and out.count("NEW") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_colours_are_for_terminals(monkeypatch):
+    assert explorer.get_colors() is None
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert len(explorer.get_colors()) == 2
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert explorer.get_colors() is None
 
 
 def test_what_is_no_longer_asked_for(monkeypatch, tmp_path, capsys):

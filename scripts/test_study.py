@@ -69,7 +69,7 @@ MEASURED = {"missing_sound": "unreadable", "missing_file": "unreadable", "trunca
                                          for fault in twin_faults(name)])
 def test_a_fault_of_the_meg_twins_is_named(name, fault, tmp_path, capsys):
     make_twin(name, tmp_path / "twin", fault)
-    assert main(["check", name, "--path", str(tmp_path / "twin"), "--strict", "--partial"]) == 1
+    assert main(["check", name, "--path", str(tmp_path / "twin"), "--strict"]) == 1
     assert re.search(rf"^(warn|fail): {name}/\S+: {MEASURED[fault]}: ", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -82,19 +82,40 @@ def test_options_change_the_selection(tmp_path, capsys):
     assert "unknown selection keys ['onset']" in capsys.readouterr().err
 
 
-def test_fewer_recordings_than_the_facts_promise(tmp_path, capsys, monkeypatch):
+def test_a_part_of_a_study(tmp_path, capsys, monkeypatch):
     make_twin("brennan2019", tmp_path / "twin", subjects=("S01",))
     (tmp_path / "twin" / "twin.json").unlink()  # now it passes for the real study
     arguments = ["check", "brennan2019", "--path", str(tmp_path / "twin")]
-    assert main(arguments) == 1
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    absent = "not here (or not in this selection): 32 of 33 subjects, 32 of 33 recordings, 6.693 of 6.7 hours"
+    assert f"\n{absent}\n" in said and "0 of the facts differ" in said and "fail" not in said.lower().split("ok, ")[0]
+    assert main([*arguments, "--whole"]) == 1
+    assert f"\nfail: {absent}\n" in capsys.readouterr().out
+    facts = STUDIES["brennan2019"].facts
+    monkeypatch.setattr(STUDIES["brennan2019"], "facts", Facts(**vars(facts) | {"sensors": 61, "recordings": 1}))
+    assert main(arguments) == 1  # all recordings are here, so that fewer people and hours are faults
     said = capsys.readouterr().out
     assert "fail: subjects: 1, expected 33" in said and "fail: hours: 0.0069, expected 6.7" in said
-    assert "3 of the facts differ" in said
-    assert main([*arguments, "--partial"]) == 0
-    facts = STUDIES["brennan2019"].facts
-    monkeypatch.setattr(STUDIES["brennan2019"], "facts", Facts(**vars(facts) | {"sensors": 61}))
-    assert main([*arguments, "--partial"]) == 1
-    assert "fail: sensors: 60, expected 61" in capsys.readouterr().out
+    assert "fail: sensors: 60, expected 61" in said and "not here" not in said
+
+
+def test_some_people_of_eegmmidb(tmp_path, capsys):
+    make_twin("eegmmidb", tmp_path / "twin")
+    (tmp_path / "twin/twin.json").unlink()
+    assert main(["check", "eegmmidb", "--path", str(tmp_path / "twin"), "--strict"]) == 0
+    said = capsys.readouterr().out
+    assert "of 106 subjects" in said and "of 1484 recordings" in said
+    assert "interrupted" not in said
+    file = next((tmp_path / "twin").rglob("*.edf"))
+    (tmp_path / "twin/.unfinished").touch()
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert main(["check", "eegmmidb", "--path", str(tmp_path / "twin")]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"^fail: eegmmidb/S\d+R\d+: unreadable: .*it is not whole", said, re.MULTILINE)
+    assert "interrupted: `python -m scripts.study download eegmmidb` goes on" in said
+    assert main(["check", "eegmmidb_imagery", "--path", str(tmp_path / "twin"), "--set", "runs=[14]"]) == 1
+    assert re.search(r"of \d+ files in .* none is of this selection \(runs \[14\]", capsys.readouterr().out)
 
 
 def test_an_empty_folder_and_unknown_names(tmp_path, capsys, monkeypatch):

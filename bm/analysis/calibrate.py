@@ -127,7 +127,8 @@ class CalibrationData:
                                    {"train": data.windows["train"]}, rate, [r.name for r in data.recordings])
         name = data.spec.subjects[subject]
         if self.table.empty:
-            raise ValueError(f"{name} has no segment outside of the test: nothing to calibrate on")
+            raise ValueError(f"{name} has no segment outside of the test: nothing to calibrate on. A smaller "
+                             "dset.test_ratio leaves some")
         both = pd.concat([self.table, data.segments[data.segments["split"] == "test"]], ignore_index=True)
         audit(both, data.subjects, data.events).check()
         length = (self.blocks["stop"] - self.blocks["start"]).to_numpy()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
 from bm.analysis.controls import CONTROLS, OtherData, check_control
 from bm.analysis.describe import describe
@@ -24,8 +23,10 @@ from bm.data.assemble import Data
 from bm.metrics.probabilities import OnDisk, frequency_prior, write_probabilities
 from bm.metrics.retrieval import Retrieval
 from bm.metrics.stats import bootstrap_interval, permutation_chance
+from bm.progress import with_progress
 from bm.solvers.base import write_atomic
 from bm.solvers.linear import LinearSolver
+from bm.solvers.trf_segments import TrfSegments
 from bm.store import stable_id
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def evaluate(xp: StoredXP, how: Evaluation, signature: Path, overwrite: bool = F
     if done:
         return done
     solver = xp.restore(how.device, how.load_batch_size, linear=True)
-    if isinstance(solver, LinearSolver) and (how.control == "untrained" or how.subject_layer != "own"):
+    if isinstance(solver, LinearSolver | TrfSegments) and (how.control == "untrained" or how.subject_layer != "own"):
         logger.warning("%s: ridge regression has no state before its training and no personal weights: %s is left out",
                        xp.sig, how.folder(Path(xp.sig)))
         return []
@@ -214,7 +215,7 @@ def _evaluate(solver: "DecodeSolver", data: Data, table: pd.DataFrame, how: Eval
     vocabulary = candidates["candidate"].to_numpy()
     probabilities = np.lib.format.open_memmap(work / "probs_segment.npy", "w+", np.float32,
                                               (len(rows), len(vocabulary)))
-    with solver.use_best(), tqdm(total=len(rows), desc=folder.name, disable=not progress or None) as bar:
+    with solver.use_best(), with_progress(None, folder.name, len(rows), progress) as bar:
         columns = OnDisk.write(work / "candidates.npy", len(vocabulary),
                                (block.numpy() for block in solver.target_batches(candidates["segment"].to_numpy(),
                                                                                 data.dataset("test"))))

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from bm.analysis.breakdown import interval
 from bm.analysis.rerun import Rerun
 from bm.batch import Batch
+from bm.progress import with_progress
 
 if TYPE_CHECKING:
     from bm.solvers.decode import DecodeSolver
@@ -70,7 +70,7 @@ def sensor_importance(solver: "DecodeSolver", *, by: Literal["sensor", "region"]
         return batch.replace(brain=torch.where(of_group[group][batch.recording][:, :, None], instead, batch.brain))
 
     lines = []
-    for group in tqdm(range(len(table)), desc=by, disable=None if progress else True):
+    for group in with_progress(range(len(table)), by, show=progress):
         without = rerun.accuracy(rerun.ask(lambda batch, group=group: spoil(batch, group)), k)  # type: ignore[misc]
         low, high = interval(whole - without, rerun.rows, cfg.test.n_boot, cfg.seed)
         lines.append({"n_sensors": member[group].sum(1).mean(), "topk": k, "accuracy": without.mean(),

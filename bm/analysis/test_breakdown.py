@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dora.link import Link
 
 from bm.analysis.breakdown import breakdown, groupings
+from bm.analysis.conftest import tiny_config
 from bm.analysis.evaluate import test_table as segments_of  # its name is that of a test
 from bm.analysis.explain import explain, families, within_subjects
 from bm.analysis.importance import sensor_importance, sensor_table
@@ -15,8 +17,13 @@ from bm.analysis.report.breakdown import breakdown as section
 from bm.analysis.timing import accuracy_in_time, windows
 from bm.analysis.words import frequency, plain, word_class
 from bm.analysis.xp import StoredXP
+from bm.config import check_config
 from bm.features import EventFeature
 from bm.features.base import FEATURES
+from bm.solvers import build_solver
+from bm.store import stable_id
+from bm.studies.base import Signal
+from bm.studies.simulated import SimulatedRecording
 
 WORDS = ["the", "ferry", "of", "lantern", "and", "harbour", "it", "captain", "was", "remembered"]
 PEOPLE, BLOCKS, V = 12, 10, 200
@@ -222,3 +229,50 @@ def test_the_report(tmp_path):
     import os
     os.utime(folder / "breakdown.csv", (0, 0))
     assert section(xp)[0].caption.startswith("OLDER THAN THE EVALUATION")
+
+
+#: the quarter of the sensors that hears
+PLANTED = "left front"
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Trained where only the sensors of one region have the response; regions are those of the channels table."""
+    root = tmp_path_factory.mktemp("planted")
+    original = SimulatedRecording.signal
+
+    def signal(recording: SimulatedRecording) -> Signal:
+        found = original(recording)
+        array, channels = found.read(), found.channels.copy()
+        channels["region"] = (np.where(channels["layout_x"] < 0.5, "left ", "right ").astype(object)
+                              + np.where(channels["layout_y"] < 0.5, "back", "front"))
+        deaf = (channels["region"] != PLANTED).to_numpy()
+        rng = np.random.default_rng(int(stable_id(recording.name)))
+        array[:, deaf] = array[:, deaf].std(0) * rng.standard_normal((len(array), int(deaf.sum())))
+        return Signal.from_array(array, found.rate, channels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimulatedRecording, "signal", signal)
+        folder = root / "outputs/xps/0a1b2c3f"
+        folder.mkdir(parents=True)
+        plain = tiny_config("optim.epochs=8")
+        (folder / "config.json").write_text(json.dumps(plain))
+        build_solver(check_config(plain), folder, root, Link(folder / "history.json")).run()
+        return StoredXP(folder, root).restore()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["shuffle", "mean"])
+def test_the_region_that_carries_the_signal(planted, how):
+    """Quarters of a real layout, of which one has the response and the others noise of the same size."""
+    place, member = sensor_table(planted, "region")
+    assert sorted(place["group"]) == sorted(f"{side} {end}" for side in ("left", "right") for end in ("front", "back"))
+    assert (member.sum(0) == planted.data.montages.valid).all()  # each good sensor of each recording is in one
+    left = place["group"].str.startswith("left")
+    assert (place["layout_x"][left] < 0.5).all() and (place["layout_x"][~left] > 0.5).all()
+    table = sensor_importance(planted, by="region", how=how, n_segments=150, progress=False).set_index("group")
+    chance = 10 / planted.data.segments.query("split == 'test'")["candidate"].nunique()
+    told = table.loc[PLANTED]
+    assert told["whole"] > 3 * chance and told["low"] > 0.1 and told["accuracy"] < 2 * chance + 0.05
+    others = table.drop(PLANTED)
+    assert (others["drop"].abs() < told["drop"] / 4).all() and (table["n_sensors"] > 20).all()

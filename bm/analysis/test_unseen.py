@@ -66,7 +66,7 @@ def test_the_nearest_subject_varies_alike(caplog):
 def test_nobody_is_unseen(trained):
     solver = trained.restored()
     assert people(solver.data)[0].tolist() == [0, 1] and not len(people(solver.data)[1])
-    with pytest.raises(ValueError, match="subject_layer=average: every test subject was trained"):
+    with pytest.raises(ValueError, match="every test subject was trained.*dset.split_by=subject.*train one"):
         place_subjects(solver, "average")
     with pytest.raises(ValueError, match="subject_layer=avrage: .*did you mean 'average'"):
         place_subjects(solver, "avrage")

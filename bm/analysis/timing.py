@@ -3,11 +3,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from bm.analysis.breakdown import interval
 from bm.analysis.rerun import Rerun
 from bm.batch import Batch
+from bm.progress import with_progress
 
 if TYPE_CHECKING:
     from bm.solvers.decode import DecodeSolver
@@ -49,8 +49,8 @@ def accuracy_in_time(solver: "DecodeSolver", *, step: float = 0.25, width: float
     tmin, tmax = (end if given is None else given for end, given in
                   zip(ends, (cfg.clip.tmin, cfg.clip.tmax), strict=True))
     lines = []
-    for kind, start, stop in tqdm(windows(tmin, min(tmax, ends[1]), step, width), desc="windows",
-                                  disable=None if progress else True):
+    for kind, start, stop in with_progress(windows(tmin, min(tmax, ends[1]), step, width), "windows",
+                                           show=progress):
         first, last = round((start - origin) * rate), round((stop - origin) * rate)
 
         def keep(batch: Batch, first: int = first, last: int = last) -> Batch:

@@ -48,8 +48,11 @@ def place_subjects(solver: "DecodeSolver", how: str) -> None:
     trained, unseen = people(solver.data)
     names = personal_weights(solver.modules)
     if not len(unseen) or not names:
-        raise ValueError(f"subject_layer={how}: " + ("every test subject was trained" if names else
-                         "the model has no weights that differ from one subject to the next"))
+        raise ValueError(f"subject_layer={how}: " + (
+            "every test subject was trained, nobody is new to the model. XPs that test people whom they never saw are "
+            "those with dset.split_by=subject, or with dset.n_subjects below dset.n_subjects_test" if names else
+            "the model has no weights that differ from one subject to the next, as simpleconv.subject_layers=true or "
+            "simpleconv.subject_dim above 0 give it") + ": train one (docs/evaluation.md)")
     assert solver.best_state is not None
     sources = {subject: [other] for subject, other in nearest_subjects(solver, unseen, trained).items()
                } if how == "nearest" else dict.fromkeys(unseen.tolist(), trained.tolist())

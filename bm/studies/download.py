@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from bm.progress import with_progress
 from bm.store import file_sha256, remove_tree
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ def check_online(study: str, folder: Path) -> None:
     if not _ALLOWED.get():
         raise FileNotFoundError(f"study {study}: files are not in {folder}, and nothing is downloaded here: python -m "
                                 f"scripts.study download {study}, or say where they are (study_paths.{study}=…)")
+
+
+class DownloadError(FileNotFoundError):
+    """Files cannot be had now: one line that says which, from where, and what to do. A command ends with it alone."""
 
 
 #: how often all addresses of a file are tried
@@ -154,7 +159,7 @@ class Manifest:
         """Where each file is, after downloading what is missing. Many processes may call this at once.
 
         Raises:
-            FileNotFoundError: a file cannot be had from any address: says what to fetch, and where to put it.
+            DownloadError: a file cannot be had from any address: says what to fetch, and where to put it.
             ValueError: what an address serves is not the published file.
         """
         from filelock import FileLock, Timeout
@@ -173,23 +178,21 @@ class Manifest:
             found = self.locate(folder)  # another process may have fetched them meanwhile
             self._download([file for file in self.files if file.path not in found], folder)
         finally:
-            lock.release()
+            lock.release()  # the empty file stays: who waits for it holds it open
         return {file.path: found.get(file.path, inside(folder, file.path)) for file in self.files}
 
     def _download(self, missing: list[RemoteFile], folder: Path) -> None:
-        from tqdm import tqdm
         if missing:
             logger.info("study %s: downloading %d files, %s, into %s", self.study, len(missing),
                         human(sum(file.size or 0 for file in missing)), folder)
-        for done, file in enumerate(tqdm(missing, desc=self.study, leave=False, disable=None)):
+        for done, file in enumerate(with_progress(missing, self.study)):
             try:
                 download(file, inside(folder, file.path))
-            except FileNotFoundError as error:
-                left = ", ".join(f.path for f in missing[done:done + 3]) + ("…" if len(missing) > done + 3 else "")
-                raise FileNotFoundError(
-                    f"study {self.study}: {len(missing) - done} of its {len(self.files)} files are missing in {folder} "
-                    f"({left}), and {error}. Go online and start again, or fetch them by hand from {self.page} and put "
-                    f"them into {folder} (any subfolder), or say which folder has them with "
+            except DownloadError as error:
+                raise DownloadError(
+                    f"study {self.study}: {len(missing) - done} of its {len(self.files)} files are missing in {folder}"
+                    f": {error}. Run the same command again later: it goes on where it stopped. Or fetch the files "
+                    f"by hand from {self.page} into {folder} (any subfolder), or say which folder has them: "
                     f"study_paths.{self.study}=… or BM_DATA (the folder that has one for each study)") from error
 
 
@@ -197,12 +200,20 @@ def download(file: RemoteFile, target: Path) -> None:
     """Downloads one file to `target`; an unfinished transfer is continued where the checksum can tell that it may be.
 
     Raises:
-        FileNotFoundError: no address gives it; says what each one answered.
+        DownloadError: no address gives it; says what each one answered.
         ValueError: the last address that gave anything gave another file.
     """
-    import requests
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    try:
+        _download(file, target, part)
+    finally:
+        if part.exists() and (file.sha256 is None or part.stat().st_size == 0):
+            part.unlink()  # nothing that could be continued
+
+
+def _download(file: RemoteFile, target: Path, part: Path) -> None:
+    import requests
     answers: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for url in [url for _ in range(ATTEMPTS) for url in file.urls]:
@@ -214,7 +225,7 @@ def download(file: RemoteFile, target: Path) -> None:
             if have == 0 or have != file.size:  # else only the check was missing
                 _transfer(url, part, have, authorization(file.auth))
         except (requests.RequestException, ValueError) as error:  # pooch raises ValueError for addresses
-            answers[url] = f"{type(error).__name__}: {error}"
+            answers[url] = answer(error)
             if isinstance(error, requests.HTTPError) and getattr(error.response, "status_code", None) == 416:
                 part.unlink()  # nothing to continue with: what is here is longer than the file
             continue
@@ -228,8 +239,20 @@ def download(file: RemoteFile, target: Path) -> None:
     if wrong:
         raise ValueError(f"{target}: {'; '.join(wrong.values())}: not the published file; nothing was kept. Was it "
                          "replaced, or does a proxy answer in its place?")
-    said = "; ".join(f"{url}: {answer[:160]}" for url, answer in answers.items())
-    raise FileNotFoundError(f"{file.path} cannot be downloaded ({said or 'it has no address'})")
+    said = "; ".join(f"{url}: {text}" for url, text in answers.items())
+    raise DownloadError(f"{file.path} cannot be downloaded ({said or 'it has no address'})")
+
+
+def answer(error: Exception) -> str:
+    """What went wrong with a request, in a few words."""
+    import requests
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"{error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection dropped"
+    if type(error) is requests.ConnectionError:
+        return "no connection"
+    return f"{type(error).__name__}: {error}"[:160]
 
 
 def authorization(auth: tuple[str, ...]) -> dict[str, str]:

@@ -277,9 +277,11 @@ class Eegmmidb(Study):
         if left_out:
             logger.info("eegmmidb: subjects %s are left out", ", ".join(map(str, left_out)))
         missing = [file_name(*pair) for pair in wanted if pair not in found]
-        if missing or not wanted:
+        if not wanted:
+            raise FileNotFoundError(f"study eegmmidb: of {len(found)} files in {self.folder} none is of this selection "
+                                    f"(runs {self.runs or 'all'}, without subjects {list(self.exclude)})")
+        if missing:
             raise FileNotFoundError(f"study eegmmidb: {len(missing)} of {len(wanted)} files are not in {self.folder}, "
-                                    f"e.g. {', '.join(missing[:3]) or 'S001R01.edf'}: call prepare(), or fetch them "
-                                    f"from {PAGE}")
+                                    f"e.g. {', '.join(missing[:3])}: call prepare(), or fetch them from {PAGE}")
         for subject, run in wanted:
             yield EegmmidbRecording(found[subject, run], subject, run, self.block_s)

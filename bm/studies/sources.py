@@ -14,8 +14,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bm.progress import with_progress
 from bm.store import remove_tree
-from bm.studies.download import Manifest, RemoteFile, check_online, download, extract, inside
+from bm.studies.download import (
+    DownloadError,
+    Manifest,
+    RemoteFile,
+    answer,
+    check_online,
+    download,
+    extract,
+    inside,
+)
 from bm.studies.files import download_folder
 from bm.studies.listings import deepblue_files, osf_files, webdav_files
 
@@ -75,17 +85,17 @@ class Source:
         """What the publisher has.
 
         Raises:
-            FileNotFoundError: the publisher does not answer, or only to those who have registered; says what to do.
+            DownloadError: the publisher does not answer, or only to those who have registered; says what to do.
         """
         import requests
 
         if unset := [name for name in self.auth if not os.environ.get(name)]:
-            raise FileNotFoundError(f"study {self.study}: {' and '.join(unset)} not set. {self.how}")
+            raise DownloadError(f"study {self.study}: {' and '.join(unset)} not set. {self.how}")
         try:
             return self.listing(self.urls)
         except (requests.RequestException, ValueError, KeyError, SyntaxError) as error:  # the last: no XML
-            raise FileNotFoundError(f"study {self.study}: its files cannot be listed ({type(error).__name__}: "
-                                    f"{error}). {self.how}") from error
+            raise DownloadError(f"study {self.study}: its files cannot be listed ({answer(error)}). Run the same "
+                                f"command again later. {self.how}") from error
 
     def wanted(self, files: Iterable[RemoteFile], subjects: Iterable[str] | None) -> list[RemoteFile]:
         """Those of `files` that belong to all or to one of `subjects` (names with or without "sub-")."""
@@ -117,7 +127,7 @@ def fetch(study: str, path: Path | str, subjects: Iterable[str] | None = None, *
         complete: asks the publisher for what is missing even if the folder can be used as it is.
 
     Raises:
-        FileNotFoundError: files are missing and cannot be downloaded: says what a person has to do.
+        DownloadError: files are missing and cannot be downloaded: says what a person has to do.
         ValueError: what was downloaded is not what was published.
     """
     from filelock import FileLock, Timeout
@@ -145,8 +155,6 @@ def fetch(study: str, path: Path | str, subjects: Iterable[str] | None = None, *
 
 
 def _download_all(source: Source, root: Path, subjects: Iterable[str] | None) -> None:
-    from tqdm import tqdm
-
     unfinished, listing = root / UNFINISHED, root / _LISTING
     known = unfinished.exists() and listing.exists()
     files = [RemoteFile(**about | {"urls": tuple(about["urls"]), "auth": tuple(about["auth"]), "aliases": ()})
@@ -156,15 +164,16 @@ def _download_all(source: Source, root: Path, subjects: Iterable[str] | None) ->
     missing = _missing(source.wanted(files, subjects), source, root)
     optional = {archive.name for archive in source.archives if archive.optional}
     logger.info("study %s: downloading %d files into %s", source.study, len(missing), root)
-    for file in tqdm(missing, desc=source.study, leave=False, disable=None):
+    for file in with_progress(missing, source.study):
         if unset := [name for name in file.auth if not os.environ.get(name)]:
-            raise FileNotFoundError(f"study {source.study}: {file.path} is missing in {root}, and "
-                                    f"{' and '.join(unset)} not set. {source.how}")
+            raise DownloadError(f"study {source.study}: {file.path} is missing in {root}, and "
+                                f"{' and '.join(unset)} not set. {source.how}")
         try:
             download(file, inside(root, file.path))
-        except FileNotFoundError as error:
+        except DownloadError as error:
             if file.path not in optional:
-                raise FileNotFoundError(f"study {source.study}: {error}. {source.how}") from error
+                raise DownloadError(f"study {source.study}: {error}. Run the same command again later: it goes on "
+                                    f"where it stopped. {source.how}") from error
             logger.warning("study %s: %s; going on without", source.study, error)
             inside(root, f"{file.path}.part").unlink(missing_ok=True)
     _unpack_all(source, root)

@@ -2,6 +2,7 @@
 import hashlib
 import io
 import json
+import re
 import tarfile
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bm.studies import download as module
-from bm.studies.download import Manifest, RemoteFile, download, extract, human, offline
+from bm.studies.download import DownloadError, Manifest, RemoteFile, download, extract, human, offline
 from bm.studies.sources import fetch
 
 CONTENT = {"a.bin": bytes(range(256)) * 4000, "b.txt": b"some text\n"}
@@ -171,6 +172,37 @@ def test_offline_says_what_to_do(tmp_path):
     for part in ("study toy: 1 of its 1 files", "sub/a.bin", "127.0.0.1:9", "https://example.org/toy",
                  str(tmp_path / "data"), "study_paths.toy", "BM_DATA"):
         assert part in said
+
+
+@pytest.mark.parametrize("sha256", [True, False])
+def test_a_connection_that_drops(server, tmp_path, sha256):
+    """One line, the lock is released, and what is kept can be continued: the same call goes on."""
+    from filelock import FileLock
+    file = remote(server) if sha256 else remote(server, sha256=None)
+    toy = Manifest("toy", "https://example.org/toy", (remote(server, "b.txt"), file))
+    toy.select(["sub/b.txt"]).fetch(tmp_path)
+    server.cut = module.ATTEMPTS
+    with pytest.raises(DownloadError) as caught:
+        toy.fetch(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"study toy: 1 of its 2 files are missing in {tmp_path}: sub/a.bin cannot be downloaded "
+                           f"({server.url}a.bin: the connection dropped). Run the same command again later: it goes on")
+    assert "\n" not in said and len(said) < 500
+    with FileLock(tmp_path / ".download.lock", timeout=0):
+        part = tmp_path / "sub/a.bin.part"
+        assert part.exists() == sha256
+    server.requests.clear()
+    assert toy.fetch(tmp_path)["sub/a.bin"].read_bytes() == CONTENT["a.bin"] and not part.exists()
+    assert [bool(wanted) for _, wanted in server.requests] == [sha256]
+
+
+def test_a_server_that_refuses(server, tmp_path):
+    """Nothing is left but the empty lock."""
+    for url, why in [("http://127.0.0.1:9/a.bin", "no connection"), (server.url + "gone.bin", "404 Not Found")]:
+        toy = Manifest("toy", "https://example.org/toy", (RemoteFile("sub/a.bin", (url,), 10, "0" * 64),))
+        with pytest.raises(DownloadError, match=re.escape(f"({url}: {why})")):
+            toy.fetch(tmp_path)
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".download.lock"]
 
 
 def test_a_second_process_waits(server, tmp_path, caplog):
