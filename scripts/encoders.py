@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> Path:
     if bool(args.sigs) == bool(args.grid):
         parser.error("give signatures or --grid")
     from bm.analysis.encoder_views import beyond_course, without_sound
-    from bm.analysis.encoders import choose_reference, encoder_table, pretty, read_encoders, unit_table
+    from bm.analysis.encoders import caution, choose_reference, encoder_table, pretty, read_encoders, unit_table
     from bm.analysis.report.encoding import comparison
     from bm.analysis.report.parts import fill, new_report
     from bm.train import main as train
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> Path:
     except (FileNotFoundError, ValueError, KeyError, NotRestorable) as error:
         raise SystemExit(str(error.args[0])) from None
     print(pretty(table).to_string(index=False))
+    if caution(encoders):
+        print(caution(encoders))
     folder = args.output or Path(train.dora.dir) / "encoders" / (args.grid or xps[0].sig)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "encoders.csv", index=False)

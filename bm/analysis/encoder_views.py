@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from bm.analysis.encoder_attention import attention_weights, lag_profile
-from bm.analysis.encoders import Encoder
+from bm.analysis.encoders import Encoder, with_scores
 from bm.analysis.gradmaps import strf_gradmap
 from bm.analysis.xp import NotRestorable, StoredXP
 from bm.data.responses import Responses, Trial
+from bm.features.audio import MelSpectrum
 from bm.metrics.encoding import correlation, explained_variance
 from bm.models.encoders import AudioEncoder
 from bm.models.encoders.attention_gru import AttentionGRU
@@ -136,8 +137,7 @@ def mel_frequencies(xp: StoredXP) -> np.ndarray | None:
     if xp.get("dset.features") != ["MelSpectrum"]:
         return None
     n, rate = (xp.get(f"dset.features_params.MelSpectrum.{key}") for key in ("n_mels", "in_sampling"))
-    top = 2595 * np.log10(1 + rate / 2 / 700)  # HTK's mel, as of the feature
-    return 700 * (10 ** (np.linspace(0, top, n + 2)[1:-1] / 2595) - 1)
+    return MelSpectrum(n_mels=n, in_sampling=rate, n_fft=xp.get("dset.features_params.MelSpectrum.n_fft")).bands_hz
 
 
 def mean_course(responses: Responses, subject: int, frames: int) -> np.ndarray:
@@ -172,14 +172,16 @@ def without_sound(encoder: Encoder, name: str = "no sound") -> Encoder:
     """The same units and stimuli, predicted by `mean_course`: time since the start is all that it knows.
 
     What an encoder must beat to have learned from the sound: responses that begin alike correlate. Seeds are those of
-    one seed; there is no CCnorm.
+    one seed.
 
     Raises:
         NotRestorable: with the reason.
     """
     stacked = _asked_again(encoder, lambda solver, trial, course: (course, trial))
-    units = encoder.units.assign(r=correlation(stacked), r2=explained_variance(stacked), ccnorm=np.nan)
-    return replace(encoder, name=name, units=units, moments=stacked[None], parameters=None)
+    found = replace(encoder, name=name, units=encoder.units.assign(r2=explained_variance(stacked), ccnorm=np.nan),
+                    moments=stacked[None], parameters=None,
+                    powers=None if encoder.powers is None else encoder.powers[:1])
+    return replace(found, units=with_scores(found))
 
 
 def beyond_course(encoder: Encoder) -> float:

@@ -7,8 +7,9 @@ XPs that differ in fold or seed alone are one encoder. Of several folds each sti
 over them is centred within each fold, as every fold has a model of its own.
 """
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,17 @@ import pandas as pd
 from bm.analysis.grids import decoder_names, settings
 from bm.analysis.xp import StoredXP
 from bm.metrics.compare import fdr, signed_rank
-from bm.metrics.encoding import bootstrap_r, correlation, explained_variance
+from bm.metrics.encoding import (
+    bootstrap_ccnorm,
+    bootstrap_r,
+    correlation,
+    explained_variance,
+    few_stimuli,
+    median_interval,
+    pooled_ccnorm,
+)
+
+logger = logging.getLogger(__name__)
 
 TASKS = ("encode", "trf")
 #: scores with a noise ceiling: where stimuli were repeated
@@ -39,6 +50,8 @@ class Encoder:
         stimuli: test stimuli, sorted.
         moments: `(seeds, stimuli, 7, units)`, see `bm.metrics.encoding.stimulus_moments`.
         parameters: that were trained; None if unknown.
+        powers: `(seeds, stimuli, 2, units)`, see `bm.metrics.ceilings.Ceilings.powers`; None if nothing was repeated,
+            or they are not stored.
     """
 
     name: str
@@ -47,15 +60,35 @@ class Encoder:
     stimuli: list[str]
     moments: np.ndarray
     parameters: int | None
+    powers: np.ndarray | None = None
 
     @property
     def n_folds(self) -> int:
         return len({xp.get("dset.fold") for xp in self.xps}) if self.xps[0].get("dset.n_folds") else 1
 
-    def drawn(self, n_boot: int, seed: int, stimuli: Sequence[int] | None = None) -> np.ndarray:
-        """r `(n_boot, N)` of stimuli drawn with replacement, mean over seeds; the same draws for all encoders."""
+    def found(self, score: str, stimuli: Sequence[int] | None = None) -> np.ndarray:
+        """r or ccnorm `(N,)` over some stimuli, mean over seeds; NaN where it is not known."""
         rows = slice(None) if stimuli is None else list(stimuli)
-        return np.mean([bootstrap_r(one[rows], n_boot=n_boot, seed=seed) for one in self.moments], axis=0)
+        if score == "r":
+            return np.mean([correlation(one[rows]) for one in self.moments], axis=0)
+        if self.powers is None:
+            return np.full(self.moments.shape[-1], np.nan)
+        return np.mean([pooled_ccnorm(one[rows], power[rows])
+                        for one, power in zip(self.moments, self.powers, strict=True)], axis=0)
+
+    def drawn(self, n_boot: int, seed: int, stimuli: Sequence[int] | None = None, score: str = "r") -> np.ndarray:
+        """The same `(n_boot, N)` of stimuli drawn with replacement; the same draws for all encoders and scores."""
+        rows = slice(None) if stimuli is None else list(stimuli)
+        if score == "r":
+            return np.mean([bootstrap_r(one[rows], n_boot=n_boot, seed=seed) for one in self.moments], axis=0)
+        if self.powers is None:
+            return np.full((n_boot, self.moments.shape[-1]), np.nan)
+        return np.mean([bootstrap_ccnorm(one[rows], power[rows], n_boot=n_boot, seed=seed)
+                        for one, power in zip(self.moments, self.powers, strict=True)], axis=0)
+
+    def repeated(self, stimuli: Sequence[int]) -> int:
+        """How many of these stimuli were repeated to any unit."""
+        return 0 if self.powers is None else int((self.powers[0, list(stimuli), 1] > 0).any(1).sum())
 
 
 def key_of(xp: StoredXP) -> str:
@@ -135,6 +168,7 @@ def _pool(name: str, xps: list[StoredXP]) -> Encoder:
     """One encoder from its folds and seeds."""
     tables = [pd.read_parquet(xp.folder / "encoding.parquet").set_index(UNIT) for xp in xps]
     moments: dict[int, dict[str, np.ndarray]] = {}
+    powers: dict[int, dict[str, np.ndarray]] = {}
     for xp, table in zip(xps, tables, strict=True):
         if not table.index.equals(tables[0].index):
             raise ValueError(f"XP {xp.sig} tested other units than XP {xps[0].sig}, another fold or seed of "
@@ -146,19 +180,34 @@ def _pool(name: str, xps: list[StoredXP]) -> Encoder:
                 raise ValueError(f"XP {xp.sig} tests {len(twice)} stimuli that another fold of {name!r} tests too, "
                                  f"the first is {twice[0]!r}: give each fold once")
             own |= dict(zip(stored["stimulus"].tolist(), stored["moments"].astype(float), strict=True))
+            if "powers" in stored:
+                powers.setdefault(xp.get("seed"), {}).update(
+                    zip(stored["stimulus"].tolist(), stored["powers"].astype(float), strict=True))
+            elif table["ccnorm"].notna().any():
+                logger.warning("XP %s was made by an older version: CCnorm of %r has no interval (dora run -f %s "
+                               "--clear makes it anew)", xp.sig, name, xp.sig)
     stimuli = sorted(next(iter(moments.values())))
     if any(sorted(own) != stimuli for own in moments.values()):
         raise ValueError(f"the seeds of {name!r} were not tested on the same stimuli: give the same folds of each")
     stacked = np.stack([[own[stimulus] for stimulus in stimuli] for own in moments.values()])
+    whole = {seed for seed, own in powers.items() if sorted(own) == stimuli} == set(moments)
+    repeats = np.stack([[powers[seed][stimulus] for stimulus in stimuli] for seed in moments]) if whole else None
     units = tables[0].drop(columns=[column for column in tables[0] if column in _SCORES])
-    units = units.assign(r=np.mean([correlation(one) for one in stacked], axis=0),
-                         r2=np.mean([explained_variance(one) for one in stacked], axis=0),
+    units = units.assign(r2=np.mean([explained_variance(one) for one in stacked], axis=0),
                          **{column: _weighted(tables, column) for column in CEILINGS})
-    return Encoder(name, tuple(xps), units, stimuli, stacked, count_parameters(xps[0]))
+    encoder = Encoder(name, tuple(xps), units, stimuli, stacked, count_parameters(xps[0]),
+                      repeats if repeats is not None and repeats.any() else None)
+    return replace(encoder, units=with_scores(encoder))
 
 
-_SCORES = ("r", "r_low", "r_high", "r2", "n_samples", "n_stimuli", "n_repeats", "ccnorm_hsu", "signal_power",
-           "noise_power", "snr", *CEILINGS)
+def with_scores(encoder: Encoder) -> pd.DataFrame:
+    """Its units with `r` and, where it can be had from sums, `ccnorm` over all its stimuli."""
+    scores = {"r": encoder.found("r")} | ({} if encoder.powers is None else {"ccnorm": encoder.found("ccnorm")})
+    return encoder.units.assign(**scores)
+
+
+_SCORES = ("r", "r_low", "r_high", "r2", "n_samples", "n_stimuli", "n_repeats", "ccnorm_low", "ccnorm_high",
+           "ccnorm_hsu", "signal_power", "noise_power", "snr", *CEILINGS)
 
 
 def _weighted(tables: list[pd.DataFrame], column: str) -> np.ndarray:
@@ -186,32 +235,40 @@ def choose_reference(encoders: Sequence[Encoder], name: str | None = None) -> En
 def paired(one: Encoder, other: Encoder, n_boot: int = 2000, seed: int = 0) -> dict[str, Any] | None:
     """The difference `one` − `other` of r over the units and stimuli that both have; None if they share none.
 
-    `difference` is the median over units, with the 95 % bootstrap interval over stimuli; `better` the share of units in
-    which `one` has the higher r; `p` that of the two-sided signed-rank test over units, NaN for one. Units of one
-    person share stimuli, noise and often sources: they are not independent, so p is too small. The interval does not
-    suppose it.
+    `difference` is the median over units, with the 95 % bootstrap interval over stimuli, and `ccnorm_difference` that
+    of CCnorm, of the same draws; `better` the share of units in which `one` has the higher r; `p` that of the two-sided
+    signed-rank test over units, NaN for one. Units of one person share stimuli, noise and often sources: they are not
+    independent, so p is too small. The interval does not suppose it.
     """
     stimuli = [name for name in one.stimuli if name in set(other.stimuli)]
     common = one.units.index.intersection(other.units.index)
     if not stimuli or not len(common):
         return None
-    values, draws = [], []
-    for encoder in (one, other):
-        rows = [encoder.stimuli.index(name) for name in stimuli]
-        columns = encoder.units.index.get_indexer(common)
-        values.append(np.mean([correlation(part[rows]) for part in encoder.moments], axis=0)[columns])
-        draws.append(encoder.drawn(n_boot, seed, rows)[:, columns])
+    sides = [(encoder, [encoder.stimuli.index(name) for name in stimuli], encoder.units.index.get_indexer(common))
+             for encoder in (one, other)]
+    values = [encoder.found("r", rows)[columns] for encoder, rows, columns in sides]
     difference = values[0] - values[1]
     known = np.isfinite(difference)
     if not known.any():
         return None
-    drawn = draws[0][:, known] - draws[1][:, known]
-    drawn = drawn[np.isfinite(drawn).any(1)]
-    low, high = np.quantile(np.nanmedian(drawn, 1), [0.025, 0.975]) if len(stimuli) > 1 else (np.nan, np.nan)
     return {"n_common": int(known.sum()), "stimuli_common": len(stimuli),
-            "better": float((difference[known] > 0).mean()), "difference": float(np.median(difference[known])),
-            "difference_low": float(low), "difference_high": float(high),
-            "p": signed_rank(values[0][known], values[1][known]).p if known.sum() > 1 else np.nan}
+            "better": float((difference[known] > 0).mean()), **_difference(sides, "r", "difference", n_boot, seed),
+            "p": signed_rank(values[0][known], values[1][known]).p if known.sum() > 1 else np.nan,
+            **_difference(sides, "ccnorm", "ccnorm_difference", n_boot, seed)}
+
+
+def _difference(sides: Sequence[tuple[Encoder, list[int], np.ndarray]], score: str, name: str, n_boot: int, seed: int
+                ) -> dict[str, float]:
+    """`name`: median over units of the difference of a score between two (encoder, stimuli, units), with limits."""
+    values = [encoder.found(score, rows)[columns] for encoder, rows, columns in sides]
+    known = np.isfinite(values[0] - values[1])
+    if not known.any():
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
+    low = high = np.nan
+    if min(len(rows) if score == "r" else encoder.repeated(rows) for encoder, rows, _ in sides) > 1:
+        draws = [encoder.drawn(n_boot, seed, rows, score)[:, columns[known]] for encoder, rows, columns in sides]
+        low, high = median_interval(draws[0] - draws[1])
+    return {name: float(np.median((values[0] - values[1])[known])), f"{name}_low": low, f"{name}_high": high}
 
 
 def encoder_table(encoders: Sequence[Encoder], reference: str | None = None, *, n_boot: int = 2000, seed: int = 0
@@ -219,8 +276,8 @@ def encoder_table(encoders: Sequence[Encoder], reference: str | None = None, *, 
     """One row per encoder: sizes, median scores over units, and the difference to the reference (see `paired`).
 
     Columns: `encoder`, `n_units` (with a finite r), `n_parameters`, `n_stimuli`, `n_folds`, `n_seeds`, median `r` with
-    `r_low` and `r_high` (95 % bootstrap over stimuli of the median over units), `r2`, `CEILINGS`, those of `paired`,
-    and `p_fdr` (Benjamini–Hochberg over the rows).
+    `r_low` and `r_high` (95 % bootstrap over stimuli of the median over units), `r2`, `CEILINGS`, of `ccnorm` with
+    limits as of r, those of `paired`, and `p_fdr` (Benjamini–Hochberg over the rows).
 
     Raises:
         KeyError: no such reference.
@@ -234,11 +291,11 @@ def encoder_table(encoders: Sequence[Encoder], reference: str | None = None, *, 
             "n_stimuli": len(one.stimuli), "n_folds": one.n_folds, "n_seeds": len(one.moments),
             "r": float(one.units["r"].median()), "r_low": np.nan, "r_high": np.nan,
             "r2": float(one.units["r2"].median()),
-            **{name: float(one.units[name].median()) for name in CEILINGS}}
+            **{name: float(one.units[name].median()) for name in CEILINGS}, "ccnorm_low": np.nan, "ccnorm_high": np.nan}
         if len(one.stimuli) > 1 and known.any():
-            drawn = one.drawn(n_boot, seed)[:, known]
-            drawn = np.nanmedian(drawn[np.isfinite(drawn).any(1)], 1)
-            row["r_low"], row["r_high"] = np.quantile(drawn, [0.025, 0.975])
+            row["r_low"], row["r_high"] = median_interval(one.drawn(n_boot, seed)[:, known])
+        if one.repeated(range(len(one.stimuli))) > 1:
+            row["ccnorm_low"], row["ccnorm_high"] = median_interval(one.drawn(n_boot, seed, score="ccnorm"))
         rows.append(row | ({} if one is base else paired(one, base, n_boot, seed) or {}))
     table = pd.DataFrame(rows)
     if "p" in table:
@@ -247,6 +304,11 @@ def encoder_table(encoders: Sequence[Encoder], reference: str | None = None, *, 
         if tested.any():
             table.loc[tested, "p_fdr"] = fdr(table.loc[tested, "p"])
     return table
+
+
+def caution(encoders: Sequence[Encoder]) -> str:
+    """What is to be said of the intervals of a table: that some are over few stimuli; "" if they are not."""
+    return few_stimuli(min(len(one.stimuli) for one in encoders))
 
 
 def unit_table(encoders: Sequence[Encoder]) -> pd.DataFrame:
@@ -269,7 +331,9 @@ def pretty(table: pd.DataFrame) -> pd.DataFrame:
         line = {"encoder": row["encoder"], "units": row["n_units"], "parameters": number(row["n_parameters"], ",.0f"),
                 "stimuli": row["n_stimuli"], "folds": row["n_folds"], "seeds": row["n_seeds"],
                 "r [95 %]": number(row["r"]) + interval(row, "r"), "r2": number(row["r2"])}
-        line |= {name: number(row[name]) for name in CEILINGS if table[name].notna().any()}
+        if table["ccnorm"].notna().any():
+            line["ccnorm [95 %]"] = number(row["ccnorm"]) + interval(row, "ccnorm")
+        line |= {name: number(row[name]) for name in CEILINGS[1:] if table[name].notna().any()}
         if "r_beyond" in table:
             line["r beyond the mean course"] = number(row["r_beyond"])
         if "difference" in table:
@@ -278,5 +342,9 @@ def pretty(table: pd.DataFrame) -> pd.DataFrame:
                      "difference [95 %]": number(row["difference"], "+.3f") + interval(row, "difference", "+.3f")
                      if known else "", "p": number(row["p"], ".2g") if known else "",
                      "p_fdr": number(row["p_fdr"], ".2g") if known else ""}
+            if table["ccnorm_difference"].notna().any():
+                known = row["ccnorm_difference"] == row["ccnorm_difference"]
+                line["ccnorm difference [95 %]"] = (number(row["ccnorm_difference"], "+.3f") + interval(
+                    row, "ccnorm_difference", "+.3f") if known else "")
         out.append(line)
     return pd.DataFrame(out)

@@ -89,7 +89,8 @@ def _probes(model: AudioEncoder, n_frames: int, at: Any) -> Tensor:
 
 def _units(model: AudioEncoder, units: Sequence[int] | None) -> Tensor:
     silence = torch.zeros(1, model.core.out_features, 1, **_place(model))
-    n = model.readout(silence).shape[1]
+    with torch.no_grad():
+        n = model.readout(silence).shape[1]
     chosen = torch.arange(n) if units is None else torch.as_tensor(units, dtype=torch.long)
     if chosen.ndim != 1 or not len(chosen) or chosen.min() < 0 or chosen.max() >= n:
         raise ValueError(f"units={units}: expected a list of at least one of 0 to {n - 1}")
@@ -105,14 +106,15 @@ def _gradients(respond: Callable[[Tensor], Tensor], inputs: Tensor, units: Tenso
     if batch < 1:
         raise ValueError(f"batch={batch}: expected at least 1")
     maps = inputs.new_zeros(len(units), *inputs.shape[1:])
+    units = units.to(inputs.device)
     for pairs in torch.arange(len(inputs) * len(units), device=inputs.device).split(batch):
         probe, row = pairs // len(units), pairs % len(units)
-        x = inputs[probe].requires_grad_()
+        x = inputs.index_select(0, probe).requires_grad_()
         values = target(respond(x))
         if values.ndim != 2 or len(values) != len(pairs):
             raise ValueError(f"target gave shape {tuple(values.shape)} for {len(pairs)} copies, expected (B, N): one "
                              "number per copy and unit")
-        own = torch.zeros_like(values).scatter_(1, units.to(x.device)[row, None], 1.0)  # of copy and unit
+        own = torch.zeros_like(values).scatter_(1, units[row, None], 1.0)  # of copy and unit
         (gradient,) = torch.autograd.grad(values, x, own)
         maps.index_add_(0, row, gradient)
     return maps / len(inputs)
@@ -155,7 +157,7 @@ def strf_gradmap(model: AudioEncoder, n_frames: int, *, at: Any = None, target: 
             probes = model.prefiltering(probes).detach()  # type: ignore[misc]
         chosen = _units(model, units)
         maps = _gradients(respond, probes, chosen, function, batch)[..., -n_frames:]
-    silent = chosen[(maps == 0).flatten(1).all(1).cpu()].tolist()
+    silent = chosen[~maps.flatten(1).any(1).cpu()].tolist()
     if silent:
         warnings.warn(f"maps of units {silent} are zero everywhere: no gradient passes at this probe (a rectifier that "
                       "is shut?); give another one as `at`", stacklevel=2)

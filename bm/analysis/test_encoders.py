@@ -10,10 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from bm.analysis.encoder_views import mel_frequencies, trf_fields
-from bm.analysis.encoders import encoder_names, encoder_table, pretty, read_encoders, unit_table
+from bm.analysis.encoders import caution, encoder_names, encoder_table, paired, pretty, read_encoders, unit_table
 from bm.analysis.report.encoding import best_units, encoding, unit_parts
 from bm.analysis.xp import StoredXP
 from bm.config import CONF, to_plain
+from bm.metrics.ceilings import noise_ceilings
 from bm.metrics.encoding import encoding_scores, stimulus_moments
 from bm.solvers.trf import TrfSolver
 
@@ -49,7 +50,8 @@ def make(tmp_path, plain):
             layout_x=place, layout_y=place[::-1] ** 2, subject_name="study/one")
         table.to_parquet(folder / "encoding.parquet")
         np.savez(folder / "encoding_moments.npz", stimulus=np.array(stimuli),
-                 moments=stimulus_moments(predictions, [x[None] for x in truth]).astype(np.float32))
+                 moments=stimulus_moments(predictions, [x[None] for x in truth]).astype(np.float32),
+                 powers=noise_ceilings(responses).powers.astype(np.float32))
         for name, content in (("config", config), ("result", {"test": {}}), (".argv", [f"encoder.name={sig}"])):
             (folder / f"{name}.json").write_text(json.dumps(content))
         return StoredXP(folder, Path("."))
@@ -70,12 +72,37 @@ def test_folds_are_pooled_and_compared_on_common_stimuli(make):
     assert row["r_low"] < row["r"] < row["r_high"] and row["stimuli_common"] == 4 and row["better"] == 1
     assert row["difference_low"] < row["difference"] < row["difference_high"] and row["difference_low"] > 0.2
     assert row["p"] == row["p_fdr"] == pytest.approx(2 / 2 ** N_UNITS) and np.isnan(table.loc["linear", "p"])
-    assert 0.7 < row["ccnorm"] < 1.1
+    # so is CCnorm, whose responses hold no noise here; of the same stimuli r and CCnorm go together
+    assert row["ccnorm"] == pytest.approx(1 / np.sqrt(1.25), abs=0.05)
+    assert row["ccnorm_low"] < row["ccnorm"] < row["ccnorm_high"] < row["ccnorm_low"] + 0.2
+    assert 0.2 < row["ccnorm_difference_low"] < row["ccnorm_difference"] < row["ccnorm_difference_high"] < 0.7
+    assert np.isnan(table.loc["linear", "ccnorm_difference"]) and "4 test stimuli are few" in caution(encoders)
     shown = pretty(table.reset_index())
     assert shown["better in"].tolist() == ["100 %", ""] and shown["parameters"].tolist() == ["–", "–"]
+    assert shown["ccnorm difference [95 %]"][0].startswith("+0.") and shown["ccnorm [95 %]"].str.contains(", ").all()
     units = unit_table(encoders)
     assert len(units) == N_UNITS and (units["ln"] > units["linear"]).all()
     assert len(best_units(encoders, 2)) == 2 and best_units(encoders, 1)[0][0] == "study/one"
+
+
+def test_differences_of_ccnorm_are_of_the_same_stimuli(make):
+    """An encoder against itself: no difference in any draw. Of an older XP CCnorm is known, its interval is not."""
+    one, other = read_encoders([make("1a", 0.5), make("1b", 0.5, {"encoder.name": "ln"})])
+    same = paired(one, one, n_boot=100)
+    assert same is not None
+    assert [same[f"ccnorm_difference{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    apart = one.drawn(100, 0, score="ccnorm") - other.drawn(100, 1, score="ccnorm")
+    together = one.drawn(100, 0, score="ccnorm") - other.drawn(100, 0, score="ccnorm")
+    assert np.std(together, axis=0).mean() < 0.8 * np.std(apart, axis=0).mean()
+
+
+def test_of_an_older_xp_ccnorm_has_no_interval(make, caplog):
+    xp = make("2a", 0.5)
+    with np.load(xp.folder / "encoding_moments.npz") as stored:
+        kept = {name: stored[name] for name in ("stimulus", "moments")}
+    np.savez(xp.folder / "encoding_moments.npz", **kept)
+    (row,) = encoder_table(read_encoders([xp]), n_boot=50).to_dict("records")
+    assert 0.7 < row["ccnorm"] < 1.1 and np.isnan(row["ccnorm_low"]) and "dora run -f 2a" in caplog.text
 
 
 def test_seeds_are_averaged(make):

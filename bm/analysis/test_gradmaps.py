@@ -17,7 +17,7 @@ def encoder(name, n_out=5, prefilter=None, seed=0, n_bands=BANDS, **section):
     torch.manual_seed(seed)
     section = {"name": name, "prefilter": prefilter, **section}
     if prefilter:
-        section["prefilter_params"] = {"fmin": 5000}
+        section["prefilter_params"] = {"fmin": 5000, "fmax": 20_000}
     model = build_encoder(section, n_bands=n_bands, rate=RATE, n_out=n_out)
     with torch.no_grad():
         for module in model.modules():
@@ -75,6 +75,20 @@ def test_leaves_the_model_as_it_was(name, fails):
             with torch.no_grad():  # gradients are on inside
                 assert (make("last") != 0).any()
         torch.testing.assert_close(frozen(model), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["linear", "ln", "nrf", "dnet", "convnet2d", "transformer", "statenet"])
+@pytest.mark.parametrize("prefilter", [None, "adaptrans"])
+def test_all_at_once_equal_one_by_one(name, prefilter):
+    """Also the short cuts: one frame of a convolution, norms of many copies together."""
+    model = encoder(name, n_out=21, prefilter=prefilter).double().eval()
+    probe, expected = torch.rand(1, 1, BANDS, 30).double(), []
+    for unit in range(21):
+        x = probe.clone().requires_grad_()
+        model.zero_grad()
+        model(x)[0, unit, 0, -1].backward()
+        expected.append(x.grad[0])
+    torch.testing.assert_close(strf_gradmap(model, 30, at=probe), torch.stack(expected), atol=1e-10, rtol=0)
 
 
 def differences(function, x, places, eps=1e-5):
@@ -231,7 +245,7 @@ def test_finds_planted_receptive_fields_behind_adaptation():
     """Neurons that hear onsets and offsets: the map on the spectrogram is that of the encoder that made them."""
     torch.manual_seed(0)
     truth, stimulus = torch.stack([planted(), planted().flip(0)], 1), natural() + 1
-    section = {"prefilter": "adaptrans", "prefilter_params": {"fmin": 2000}}
+    section = {"prefilter": "adaptrans", "prefilter_params": {"fmin": 2000, "fmax": 20_000}}
     true = build_encoder({"name": "linear", **section}, n_bands=12, rate=RATE, n_out=6)
     model = build_encoder({"name": "ln", **section}, n_bands=12, rate=RATE, n_out=6)
     with torch.no_grad():

@@ -66,6 +66,7 @@ class Responses:
         feature_names: in the order of the columns of `Trial.features`; `feature_slices`: those of each.
         hop: rows of `Trial.features` per frame: 1, or samples per frame of a feature at a rate of its own.
         audit: the leak audit of the trials.
+        scales: centre and scale `(C,)` of the responses of each subject; NaN for a unit that is left out.
 
     Columns are standardised by the train stimuli, each counted once; classes are one column each but for class 0
     (nothing). Features at a rate of their own are left as they are.
@@ -79,6 +80,7 @@ class Responses:
     feature_slices: dict[str, slice]
     hop: int
     audit: Audit
+    scales: list[tuple[np.ndarray, np.ndarray]]
 
     def of(self, split: str) -> list[Trial]:
         """The trials of a split."""
@@ -113,6 +115,12 @@ def _width(feature: Feature) -> int:
 def count_columns(cfg: Config, root: Path) -> int:
     """The columns of `Trial.features`, without any data."""
     return sum(_width(feature) for feature in build_features(cfg, root))
+
+
+def column_frequencies(cfg: Config, root: Path) -> list[float] | None:
+    """Hz of the columns of `Trial.features`, if all of them are bands of sound; else None."""
+    bands = [feature.bands_hz for feature in build_features(cfg, root)]
+    return [float(f) for own in bands if own is not None for f in own] if all(b is not None for b in bands) else None
 
 
 def build_responses(cfg: Config, root: Path, history: int, future: int = 0) -> Responses:
@@ -164,7 +172,7 @@ def build_responses(cfg: Config, root: Path, history: int, future: int = 0) -> R
                                                                                           .sum()))))
     names = ["/".join(sources.subject_names[subject]) for subject in present]
     responses = Responses(trials, names, units, float(dset.sample_rate), [f.name for f in sources.features],
-                          heard.slices, heard.hop, report)
+                          heard.slices, heard.hop, report, [])
     _scale(responses, cfg.encode.response)
     return responses
 
@@ -355,6 +363,7 @@ def _scale(responses: Responses, how: str) -> None:
         fit = (n > 0) & np.isfinite(scale) & (scale > 1e-6 * np.abs(center)) & (scale > 0)
         unfit += int((~fit).sum())
         scale = np.where(fit, scale, np.nan)
+        responses.scales.append((center, scale))
         for trial in own:
             trial.responses[...] = (trial.responses - center) / scale
     if unfit:

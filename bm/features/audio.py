@@ -76,6 +76,8 @@ class MelSpectrum(SoundFeature):
             "n_fft": n_fft, "n_mels": n_mels, "in_sampling": in_sampling, "normalized": normalized,
             "norm_audio": norm_audio, "use_log_scale": use_log_scale, "log_scale_eps": log_scale_eps}
         self.dim = n_mels
+        top = 2595 * np.log10(1 + in_sampling / 2 / 700)  # HTK's mel
+        self.bands_hz = 700 * (10 ** (np.linspace(0, top, n_mels + 2)[1:-1] / 2595) - 1)
         self.rate = in_sampling / (n_fft // 4)
         self.default = float(np.log10(log_scale_eps)) if use_log_scale else 0.0
         self.context_s = n_fft / 2 / in_sampling

@@ -44,6 +44,8 @@ class Feature(ABC):
     #: numbers per row, and the value where nothing is heard
     dim: int
     default: float
+    #: Hz of the middle of each column, where columns are bands of sound
+    bands_hz: np.ndarray | None = None
     #: its name in this XP, where that is not its class's
     label: str | None = None
 

@@ -106,6 +106,7 @@ class Gammatone(_Bands):
                  in_sampling: int = 16_000, compression: float = 0.3, onsets: bool = False) -> None:
         super().__init__(n_bands, fmin, fmax, rate, in_sampling, compression)
         self.params["onsets"], self.dim = onsets, n_bands
+        self.bands_hz = self.frequencies
 
     def compute(self, audio: np.ndarray, rate: int) -> np.ndarray:
         rows = self.bands(audio, rate, after=self.params["compression"])

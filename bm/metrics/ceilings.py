@@ -194,7 +194,8 @@ class Ceilings:
         reliability: of the mean over repeats: the correlation of half-splits after Spearman and Brown.
         trial_correlation: of single repeats.
         repeats: median number over the stimuli that the unit heard.
-        repeated: `(S, N)`, of which stimuli there are two repeats or more.
+        signal: `(S, N)`, signal power of each stimulus; NaN without two repeats.
+        bins: `(S, N)`, their weights: bins of each stimulus in which any repeat was measured.
     """
 
     signal_power: np.ndarray
@@ -203,7 +204,19 @@ class Ceilings:
     reliability: np.ndarray
     trial_correlation: np.ndarray
     repeats: np.ndarray
-    repeated: np.ndarray
+    signal: np.ndarray
+    bins: np.ndarray
+
+    @property
+    def repeated(self) -> np.ndarray:
+        """`(S, N)`, of which stimuli there are two repeats or more."""
+        return np.isfinite(self.signal)
+
+    @property
+    def powers(self) -> np.ndarray:
+        """What the signal power is made of, per stimulus: `(S, 2, N)`, signal power × bins and bins; 0 without two
+        repeats."""
+        return np.stack([np.where(self.repeated, self.signal * self.bins, 0), self.repeated * self.bins], axis=1)
 
     @property
     def snr(self) -> np.ndarray:
@@ -241,7 +254,7 @@ def noise_ceilings(responses: Sequence[np.ndarray], *, seed: int = 0) -> Ceiling
     return Ceilings(_weighted(signal, weight), _weighted(noise, weight),
                     _weighted(np.sqrt(2 * positive / (1 + positive)), weight),
                     spearman_brown(_weighted(half, weight), 2), _weighted(pair, weight),
-                    _median((measured > 0).sum(-1)), np.isfinite(signal))
+                    _median((measured > 0).sum(-1)), signal, weight)
 
 
 def _bins(responses: np.ndarray, measured: np.ndarray) -> np.ndarray:

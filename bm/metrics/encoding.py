@@ -1,5 +1,5 @@
 """How well predictions match responses to repeated stimuli: correlations, also of what could be predicted at best."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: around what covariances are taken: the mean of each stimulus, or that of all
 Centre = Literal["stimulus", "all"]
+#: stimuli below which a bootstrap over them is rough: see `few_stimuli`
+FEW_STIMULI = 10
 #: units whose draws are held in memory together
 UNITS_AT_ONCE = 256
 #: what rounding leaves of a variance, as a part of the mean square
@@ -120,11 +122,22 @@ def explained_variance(moments: np.ndarray) -> np.ndarray:
     return np.where(y > 0, 1 - error / np.maximum(n, 1) / np.where(y > 0, y, 1), np.nan)
 
 
-def bootstrap_r(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
-    """Correlations `(n_boot, N)` of stimuli drawn with replacement; NaN where the response does not vary.
+def few_stimuli(n: int) -> str:
+    """What is to be said of intervals over so many stimuli: nothing ("") from ten on.
 
-    Raises:
-        ValueError: no draws were asked for.
+    In simulations 95 % intervals of r and CCnorm held the truth in 94 % of 300 cases of 20 stimuli, 90 % of 10, 85 %
+    of 6 and 75 % of 4.
+    """
+    if n >= FEW_STIMULI:
+        return ""
+    return (f"{n} test stimuli are few: intervals over them are rough, and too narrow to hold the truth as often as "
+            "they say")
+
+
+def _drawn(moments: np.ndarray, n_boot: int, seed: int, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`score` (draws, sums, N) → (draws, N) of the sums over stimuli drawn with replacement, `(n_boot, N)`.
+
+    The draws depend on the number of stimuli, `n_boot` and `seed` alone: of all scores and models they are the same.
     """
     if n_boot < 1:
         raise ValueError(f"n_boot must be positive, got {n_boot}")
@@ -133,9 +146,17 @@ def bootstrap_r(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0) -> np
     found = np.empty((n_boot, n_units))
     for first in range(0, n_units, UNITS_AT_ONCE):
         some = moments[..., first:first + UNITS_AT_ONCE]
-        sums = (draws @ some.reshape(n_stimuli, -1)).reshape(n_boot, 1, n_sums, -1)
-        found[:, first:first + UNITS_AT_ONCE] = _correlation(sums)
+        found[:, first:first + UNITS_AT_ONCE] = score((draws @ some.reshape(n_stimuli, -1)).reshape(n_boot, n_sums, -1))
     return found
+
+
+def bootstrap_r(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
+    """Correlations `(n_boot, N)` of stimuli drawn with replacement; NaN where the response does not vary.
+
+    Raises:
+        ValueError: no draws were asked for.
+    """
+    return _drawn(moments, n_boot, seed, lambda sums: _correlation(sums[:, None]))
 
 
 def _limits(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -145,21 +166,32 @@ def _limits(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     return np.where(some, low, np.nan), np.where(some, high, np.nan)
 
 
-def median_r_interval(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
-                      ) -> tuple[float, float]:
-    """Limits of the median over units of the correlation, of stimuli drawn with replacement; NaN for one stimulus.
+def median_interval(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Limits of the median over units of a drawn score `(draws, N)`, of `bootstrap_r` or `bootstrap_ccnorm`."""
+    some = np.isfinite(drawn).any(1)
+    if not some.any():
+        return np.nan, np.nan
+    low, high = _limits(np.nanmedian(drawn[some], axis=1)[:, None], level)
+    return float(low[0]), float(high[0])
+
+
+def median_r_interval(moments: np.ndarray, *, n_boot: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % limits of the median over units of the correlation, of stimuli drawn with replacement; NaN for one stimulus.
 
     Units of several subjects are put side by side (`np.concatenate` of their moments along the last axis) where the
     stimuli are the same.
     """
     if len(moments) < 2:
         return np.nan, np.nan
-    drawn = bootstrap_r(moments, n_boot=n_boot, seed=seed)
-    some = np.isfinite(drawn).any(1)
-    if not some.any():
+    return median_interval(bootstrap_r(moments, n_boot=n_boot, seed=seed))
+
+
+def median_ccnorm_interval(moments: np.ndarray, powers: np.ndarray, *, n_boot: int = 2000, seed: int = 0
+                           ) -> tuple[float, float]:
+    """The same of CCnorm, see `pooled_ccnorm`; NaN where fewer than two stimuli were repeated."""
+    if (powers[:, 1] > 0).any(1).sum() < 2:
         return np.nan, np.nan
-    low, high = _limits(np.nanmedian(drawn[some], axis=1)[:, None], level)
-    return float(low[0]), float(high[0])
+    return median_interval(bootstrap_ccnorm(moments, powers, n_boot=n_boot, seed=seed))
 
 
 def ccnorm(moments: np.ndarray, ceilings: Ceilings, *, centre: Centre = "stimulus") -> np.ndarray:
@@ -176,8 +208,52 @@ def ccnorm(moments: np.ndarray, ceilings: Ceilings, *, centre: Centre = "stimulu
             look better than 1.
     """
     x, _, xy = _covariances(_repeated(moments, ceilings), centre)
-    size = np.sqrt(np.where(x > 0, x, 1) * np.where(ceilings.signal_power > 0, ceilings.signal_power, np.nan))
+    return _normalised(x, xy, ceilings.signal_power)
+
+
+def _normalised(x: np.ndarray, xy: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """CCnorm of a prediction's variance, its covariance with the response, and the signal power."""
+    size = np.sqrt(np.where(x > 0, x, 1) * np.where(signal > 0, signal, np.nan))
     return np.where(x > 0, xy, 0) / size
+
+
+def _within(moments: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """Of the stimuli that were repeated `(S, 6, N)`, sums to be added up: bins, Σ(x − mean x)², Σx², Σ(x − mean x)
+    (y − mean y) around the means within the stimulus, signal power × its weight, weight."""
+    n, x, y, xx, _, xy, _ = np.moveaxis(moments * (powers[:, 1:] > 0), 1, 0)
+    count = np.maximum(n, 1)
+    return np.stack([n, xx - x * x / count, xx, xy - x * y / count, *np.moveaxis(powers, 1, 0)], axis=1)
+
+
+def _pooled_ccnorm(sums: np.ndarray) -> np.ndarray:
+    """CCnorm `(…, N)` of sums `(…, 6, N)` of `_within` over stimuli."""
+    n, x, whole, xy, signal, weight = np.moveaxis(sums, -2, 0)
+    total = np.maximum(n, 1)
+    return _normalised(np.where(x > ROUNDING * whole, x, 0) / total, xy / total, signal / np.maximum(weight, 1))
+
+
+def pooled_ccnorm(moments: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """`ccnorm` `(N,)` of sums per stimulus alone, so that folds can be put together.
+
+    Args:
+        moments: `(S, 7, N)` of `stimulus_moments`.
+        powers: `(S, 2, N)`, `Ceilings.powers` of the same responses.
+    """
+    return _pooled_ccnorm(_within(moments, powers).sum(0))
+
+
+def bootstrap_ccnorm(moments: np.ndarray, powers: np.ndarray, *, n_boot: int = 2000, seed: int = 0) -> np.ndarray:
+    """CCnorm `(n_boot, N)` of stimuli drawn with replacement, the same draws as those of `bootstrap_r`.
+
+    Prediction, response and signal power are all of the stimuli drawn, so that the interval also holds what is not
+    known of the ceiling. NaN where the signal power of a draw is not positive.
+
+    Args: see `pooled_ccnorm`.
+
+    Raises:
+        ValueError: no draws were asked for.
+    """
+    return _drawn(_within(moments, powers), n_boot, seed, _pooled_ccnorm)
 
 
 def ccnorm_hsu(moments: np.ndarray, ceilings: Ceilings, *, centre: Centre = "stimulus") -> np.ndarray:
@@ -194,30 +270,38 @@ def _repeated(moments: np.ndarray, ceilings: Ceilings) -> np.ndarray:
 
 
 def encoding_scores(predictions: Sequence[np.ndarray], responses: Sequence[np.ndarray], *, n_boot: int = 2000,
-                    seed: int = 0) -> "pd.DataFrame":
+                    seed: int = 0, ceilings: Ceilings | None = None) -> "pd.DataFrame":
     """Scores of each unit against its mean response, and ceilings where stimuli were repeated (else NaN).
 
     Args:
         predictions: per stimulus `(T, N)`.
         responses: per stimulus `(R, T, N)`, NaN where not measured.
-        n_boot: draws of stimuli for the 95 % interval of r; with a single stimulus there is none (NaN).
+        n_boot: draws of stimuli for the 95 % intervals of r and CCnorm; with a single stimulus there are none (NaN).
         seed: of these draws, and of half-splits of more than ten repeats.
+        ceilings: `noise_ceilings` of the responses, if they are known.
 
     Returns:
         One row per unit: r, r_low, r_high, r2 (fraction of variance explained), n_samples, n_stimuli, n_repeats
-        (median over stimuli); ccnorm, ccnorm_hsu, ccmax, signal_power, noise_power, snr, reliability.
+        (median over stimuli); ccnorm, ccnorm_low, ccnorm_high, ccnorm_hsu, ccmax, signal_power, noise_power, snr,
+        reliability.
 
     Raises:
         ValueError: no stimulus, shapes that do not fit, or values that are not finite.
     """
     import pandas as pd
-    moments, ceilings = stimulus_moments(predictions, responses), noise_ceilings(responses, seed=seed)
-    low = high = np.full(moments.shape[-1], np.nan)
+    moments = stimulus_moments(predictions, responses)
+    ceilings = noise_ceilings(responses, seed=seed) if ceilings is None else ceilings
+    unknown = np.full(moments.shape[-1], np.nan)
+    limits = {"r": (unknown, unknown), "ccnorm": (unknown, unknown)}
     if len(moments) > 1:
-        low, high = _limits(bootstrap_r(moments, n_boot=n_boot, seed=seed), 0.95)
+        limits["r"] = _limits(bootstrap_r(moments, n_boot=n_boot, seed=seed), 0.95)
+        if ceilings.repeated.sum(0).max() > 1:
+            drawn = bootstrap_ccnorm(moments, ceilings.powers, n_boot=n_boot, seed=seed)
+            limits["ccnorm"] = _limits(np.where(ceilings.repeated.sum(0) > 1, drawn, np.nan), 0.95)
     return pd.DataFrame({
-        "r": correlation(moments), "r_low": low, "r_high": high, "r2": explained_variance(moments),
+        "r": correlation(moments), "r_low": limits["r"][0], "r_high": limits["r"][1], "r2": explained_variance(moments),
         "n_samples": moments[:, 0].sum(0).astype(int), "n_stimuli": (moments[:, 0] > 0).sum(0),
         "n_repeats": ceilings.repeats, "ccnorm": ccnorm(moments, ceilings),
+        "ccnorm_low": limits["ccnorm"][0], "ccnorm_high": limits["ccnorm"][1],
         "ccnorm_hsu": ccnorm_hsu(moments, ceilings), "ccmax": ceilings.ccmax, "signal_power": ceilings.signal_power,
         "noise_power": ceilings.noise_power, "snr": ceilings.snr, "reliability": ceilings.reliability})

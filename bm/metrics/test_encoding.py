@@ -4,13 +4,17 @@ import pytest
 
 from bm.metrics.ceilings import half_splits, noise_ceilings
 from bm.metrics.encoding import (
+    bootstrap_ccnorm,
     bootstrap_r,
     ccnorm,
     ccnorm_hsu,
     correlation,
     encoding_scores,
+    few_stimuli,
     mean_response,
+    median_ccnorm_interval,
     median_r_interval,
+    pooled_ccnorm,
     stimulus_moments,
 )
 from bm.metrics.test_ceilings import slow_powers, slow_split_half
@@ -110,6 +114,52 @@ def test_bootstrap_is_that_of_drawn_stimuli():
     low, high = median_r_interval(moments)
     assert low < np.median(correlation(moments)) < high and high - low < (scores["r_high"] - scores["r_low"]).max()
     assert median_r_interval(moments, seed=5) != (low, high) == median_r_interval(moments)
+
+
+def test_ccnorm_of_drawn_stimuli_is_that_of_their_responses():
+    """Of stimuli drawn twice as of two stimuli: prediction, response and signal power."""
+    rates, responses = planted(5.0, 0, n_units=3, lengths=(40, 60, 30, 50, 20, 45))
+    rng = np.random.default_rng(1)
+    predictions = [0.7 * rate + 0.5 * rng.standard_normal(rate.shape) + 2 for rate in rates]
+    responses[1][:, :5, 2], responses[2], responses[3][4:, :, 1] = np.nan, responses[2][:1], np.nan
+    moments, ceilings = stimulus_moments(predictions, responses), noise_ceilings(responses)
+    assert pooled_ccnorm(moments, ceilings.powers) == pytest.approx(ccnorm(moments, ceilings), abs=1e-12)
+    drawn = bootstrap_ccnorm(moments, ceilings.powers, n_boot=30, seed=3)
+    assert np.isfinite(drawn).all()
+    draws = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), 30)  # those of r
+    for counts, values in zip(draws, drawn, strict=True):
+        chosen = np.repeat(np.arange(6), counts)
+        own = [responses[i] for i in chosen]
+        expected = ccnorm(stimulus_moments([predictions[i] for i in chosen], own), noise_ceilings(own))
+        assert values == pytest.approx(expected, abs=1e-10)
+    scores = encoding_scores(predictions, responses)
+    assert (scores["ccnorm_low"] < scores["ccnorm"]).all() and (scores["ccnorm"] < scores["ccnorm_high"]).all()
+    low, high = median_ccnorm_interval(moments, ceilings.powers)
+    assert low < scores["ccnorm"].median() < high
+    alone = [one if number == 4 else one[:1] for number, one in enumerate(responses)]
+    assert np.isnan(median_ccnorm_interval(moments, noise_ceilings(alone).powers)).all()
+    single = encoding_scores(predictions, alone)
+    assert single[["ccnorm_low", "ccnorm_high"]].isna().all(axis=None) and single["ccnorm"].notna().all()
+
+
+def partly_predicted(rng: np.random.Generator, n: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Predictions of `n` stimuli, some better than others, and six noisy responses to each."""
+    gain, size = rng.uniform(0.2, 1, (n, 1, 1)), rng.uniform(0.5, 1.5, (n, 1, 1))
+    x, other = rng.standard_normal((2, n, 60, 1))
+    rate = size * (gain * x + np.sqrt(1 - gain**2) * other)
+    return list(x), list(rate[:, None] + rng.standard_normal((n, 6, 60, 1)))
+
+
+@pytest.mark.slow
+def test_intervals_of_ccnorm_hold_the_truth():
+    """In 95 % of cases; of four stimuli in fewer, which is said."""
+    truth, rng = 0.6 / np.sqrt((1.5**3 - 0.5**3) / 3), np.random.default_rng(0)  # E[size · gain] / √E[size²]
+    held = {}
+    for n in (4, 20):
+        cases = [encoding_scores(*partly_predicted(rng, n), n_boot=400).iloc[0] for _ in range(200)]
+        held[n] = np.mean([one["ccnorm_low"] <= truth <= one["ccnorm_high"] for one in cases])
+    assert 0.9 < held[20] < 0.99 and 0.6 < held[4] < 0.87
+    assert "4 test stimuli are few" in few_stimuli(4) and few_stimuli(10) == ""
 
 
 def test_intervals_hold_the_truth():

@@ -9,7 +9,7 @@ from torch import Tensor
 from bm import distrib
 from bm.data.assemble import find_sources
 from bm.data.loader import LOADER_STREAM
-from bm.data.responses import Responses, Trial, build_responses, count_columns
+from bm.data.responses import Responses, Trial, build_responses, column_frequencies, count_columns
 from bm.metrics.encoding import correlation
 from bm.models.encoders import AudioEncoder, build_encoder
 from bm.models.encoders.losses import mse, poisson
@@ -43,8 +43,11 @@ class EncodeSolver(BestWeights, Solver):
     def build(self) -> None:
         cfg = self.cfg
         columns, rate = count_columns(cfg, self.root), cfg.dset.sample_rate
-        section = cfg.encoder.model_dump()
-        looks_back = build_encoder(section, n_bands=columns, rate=rate, n_out=1).history  # of any number of units
+        section, bands_hz = cfg.encoder.model_dump(), None
+        if cfg.encoder.prefilter is not None:
+            bands_hz = column_frequencies(cfg, self.root)
+        # of any number of units
+        looks_back = build_encoder(section, n_bands=columns, rate=rate, n_out=1, bands_hz=bands_hz).history
         self.history = round(cfg.encode.warmup_s * rate) if looks_back is None else looks_back
         self.responses = data = build_responses(cfg, self.root, self.history)
         if distrib.is_master():
@@ -53,7 +56,8 @@ class EncodeSolver(BestWeights, Solver):
         self.width = max(1, round(cfg.encode.window_s * rate))
         self.splits = {split: data.of(split) for split in ("train", "valid", "test")}
         torch.manual_seed(cfg.seed)
-        self.model = build_encoder(section, n_bands=columns, rate=rate, n_out=len(data.units)).to(self.device)
+        self.model = build_encoder(section, n_bands=columns, rate=rate, n_out=len(data.units),
+                                   bands_hz=bands_hz).to(self.device)
         if self.model.hop != data.hop:
             raise ValueError(f"encoder {cfg.encoder.name!r} takes {self.model.hop} rows of features per frame, "
                              f"{', '.join(data.feature_names)} gives {data.hop}: an encoder.wav2spec needs "

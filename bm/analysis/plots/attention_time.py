@@ -1,6 +1,8 @@
 """Attention of a recurrent encoder over the sound it hears: a picture of one window, a film while the sound unfolds."""
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,13 +36,13 @@ def attention_film(weights: ArrayLike, sound: ArrayLike, bands_hz: ArrayLike, ra
         weights: `(T, W)`, of one head (`bm.analysis.encoder_attention.attention_weights`).
         sound: `(T, F)`, the spectrogram.
         bands_hz, rate: as of `plot_attention`.
-        path: ends in .gif, or in .mp4 where ffmpeg is installed.
+        path: ends in .gif or .mp4 (with the ffmpeg of the machine, else that of the extra `film`).
         frames: output frames to show, each with a full window; all of them unless given.
         fps: frames of the film a second; `rate` shows it as fast as it was heard.
 
     Returns: the path.
     Errors: ValueError for shapes that do not fit, frames without a full window, another ending; FileNotFoundError for
-    an mp4 without ffmpeg.
+    an mp4 without either ffmpeg.
     """
     values, spectrogram, centres = _checked(weights, sound, bands_hz, rate, 2)
     window = values.shape[1]
@@ -48,7 +50,7 @@ def attention_film(weights: ArrayLike, sound: ArrayLike, bands_hz: ArrayLike, ra
     if not shown or min(shown) < window - 1 or max(shown) >= len(values):
         raise ValueError(f"frames to show must be from {window - 1} (the first with a full window) to "
                          f"{len(values) - 1}, and at least one; got {shown[:3]}…")
-    writer = _writer(Path(path), fps)
+    writer, ffmpeg = _writer(Path(path), fps)
     cut = np.stack([spectrogram[frame - window + 1:frame + 1] for frame in shown])
     figure, update = _draw(values[shown[0]], cut[0], centres, rate, f"{shown[0] / rate:.2f} s",
                            (float(cut.min()), float(cut.max())), float(values[shown].max()))
@@ -56,7 +58,9 @@ def attention_film(weights: ArrayLike, sound: ArrayLike, bands_hz: ArrayLike, ra
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: nothing moves from frame to frame
-    with writer.saving(figure, str(path), dpi):
+    import matplotlib
+    settings = matplotlib.rc_context({} if ffmpeg is None else {"animation.ffmpeg_path": ffmpeg})
+    with settings, writer.saving(figure, str(path), dpi):
         for frame, part in zip(shown, cut, strict=True):
             update(values[frame], part, f"{frame / rate:.2f} s")
             writer.grab_frame()
@@ -102,13 +106,27 @@ def _draw(weights: np.ndarray, sound: np.ndarray, bands_hz: np.ndarray, rate: fl
     return figure, update
 
 
-def _writer(path: Path, fps: int):
-    """Matplotlib's writer for the ending of `path`."""
+def _writer(path: Path, fps: int) -> tuple[Any, str | None]:
+    """Matplotlib's writer for the ending of `path`, and the ffmpeg it needs, if it does."""
     from matplotlib.animation import FFMpegWriter, PillowWriter
     if path.suffix == ".gif":
-        return PillowWriter(fps=fps)
+        return PillowWriter(fps=fps), None
     if path.suffix != ".mp4":
         raise ValueError(f"{path.name} ends in {path.suffix or 'nothing'}: expected .gif or .mp4")
-    if not FFMpegWriter.isAvailable():
-        raise FileNotFoundError(f"{path.name} needs ffmpeg, which is not on the PATH: install it, or choose .gif")
-    return FFMpegWriter(fps=fps)
+    return FFMpegWriter(fps=fps, codec="h264"), find_ffmpeg(path.name)
+
+
+def find_ffmpeg(film: str) -> str:
+    """Path of an ffmpeg: Matplotlib's setting or the PATH, else the one that comes with imageio-ffmpeg.
+
+    Errors: FileNotFoundError for `film` if there is neither.
+    """
+    import matplotlib
+    if found := shutil.which(matplotlib.rcParams["animation.ffmpeg_path"]):
+        return found
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise FileNotFoundError(f"{film} needs ffmpeg, which is not on the PATH: install it, or the extra `film` "
+                                "(pip install -e '.[film]'), or choose .gif") from error

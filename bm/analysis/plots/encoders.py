@@ -9,7 +9,7 @@ from bm.analysis.plots import BLUE, GREY, new_figure
 
 
 def plot_encoders(table: pd.DataFrame) -> Figure:
-    """Median r of each encoder with its interval, and as dots the encoder's CCnorm where there is one.
+    """Median r of each encoder with its interval; as circles CCnorm, with its own, where there is one.
 
     Args:
         table: of `bm.analysis.encoders.encoder_table`.
@@ -20,10 +20,13 @@ def plot_encoders(table: pd.DataFrame) -> Figure:
     axes.barh(place, table["r"], color=BLUE, height=0.65, alpha=0.75)
     known = table["r_low"].notna().to_numpy()
     ends = np.maximum(0, [table["r"] - table["r_low"], table["r_high"] - table["r"]])[:, known]
-    axes.errorbar(table["r"][known], place[known], xerr=ends, fmt="none", ecolor="black", capsize=3)
+    axes.errorbar(table["r"][known], place[known] - 0.12, xerr=ends, fmt="none", ecolor="black", capsize=3)
     label = f"median r over {table['n_units'].max()} units; bars: 95 % over stimuli"
     if table["ccnorm"].notna().any():
-        axes.plot(table["ccnorm"], place, "o", color="black", markerfacecolor="white")
+        known = table["ccnorm_low"].notna().to_numpy()
+        ends = np.maximum(0, [table["ccnorm"] - table["ccnorm_low"], table["ccnorm_high"] - table["ccnorm"]])[:, known]
+        axes.errorbar(table["ccnorm"][known], place[known] + 0.18, xerr=ends, fmt="none", ecolor=GREY, capsize=3)
+        axes.plot(table["ccnorm"], place + 0.18, "o", color="black", markerfacecolor="white")
         label += "; circles: CCnorm"
     axes.set_yticks(place, table["encoder"], fontsize=8)
     axes.invert_yaxis()

@@ -1,7 +1,8 @@
+import sys
+
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.animation import FFMpegWriter
 
 from bm.analysis.plots.attention_time import _draw, attention_film, plot_attention
 
@@ -56,12 +57,25 @@ def test_a_film(made, tmp_path):
 
 
 def test_a_film_as_mp4(made, tmp_path, monkeypatch):
-    path = tmp_path / "film.mp4"
-    if FFMpegWriter.isAvailable():
-        assert attention_film(*made, CENTRES, RATE, path, frames=range(26, 31)).stat().st_size > 1000
+    """With the ffmpeg of the extra, even if the machine has none; it plays, and each picture is another."""
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="the extra `film` is not installed")
     monkeypatch.setitem(matplotlib.rcParams, "animation.ffmpeg_path", "no-such-ffmpeg")
-    with pytest.raises(FileNotFoundError, match="needs ffmpeg"):
-        attention_film(*made, CENTRES, RATE, path)
+    path = attention_film(*made, CENTRES, RATE, tmp_path / "film.mp4", frames=range(26, 36), fps=10, dpi=40)
+    assert matplotlib.rcParams["animation.ffmpeg_path"] == "no-such-ffmpeg"
+    assert ffmpeg.count_frames_and_secs(str(path)) == (10, pytest.approx(1.0))
+    film = ffmpeg.read_frames(str(path), pix_fmt="gray", bits_per_pixel=8)
+    found = next(film)
+    assert found["size"] == (400, 280) and found["fps"] == 10 and "yuv420p" in found["pix_fmt"]  # what browsers play
+    pictures = [np.frombuffer(picture, np.uint8).astype(float) for picture in film]
+    assert len(pictures) == 10
+    assert min(np.abs(one - other).max() for one, other in zip(pictures, pictures[1:], strict=False)) > 50
+
+
+def test_an_mp4_without_ffmpeg(made, tmp_path, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "animation.ffmpeg_path", "no-such-ffmpeg")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(FileNotFoundError, match=r"film.mp4 needs ffmpeg.*the extra `film`.*choose .gif"):
+        attention_film(*made, CENTRES, RATE, tmp_path / "film.mp4")
 
 
 def test_wrong_use(made, tmp_path):

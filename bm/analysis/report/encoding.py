@@ -5,7 +5,16 @@ import numpy as np
 import pandas as pd
 
 from bm.analysis.encoder_views import View, field_frames, look_inside, mel_frequencies
-from bm.analysis.encoders import TASKS, Encoder, choose_reference, encoder_table, pretty, read_encoders, unit_table
+from bm.analysis.encoders import (
+    TASKS,
+    Encoder,
+    caution,
+    choose_reference,
+    encoder_table,
+    pretty,
+    read_encoders,
+    unit_table,
+)
 from bm.analysis.plots.encoders import plot_encoders, plot_lags, plot_pairs, plot_responses
 from bm.analysis.plots.sensors import plot_topomaps
 from bm.analysis.plots.strf import plot_strfs
@@ -15,9 +24,9 @@ from bm.analysis.xp import NotRestorable, StoredXP
 N_FIELDS, N_RESPONSES = 4, 3
 CAPTION = ("Median over units of the correlation r of predictions with the mean response over all test stimuli; 95 % "
            "bootstrap over stimuli (other stimuli, the same units). ccnorm: what is predicted of what could be, "
-           "where stimuli were repeated. Difference: median over units, to the row without one; p: signed-rank test "
-           "over units, p_fdr corrected for the number of rows. Units of one person are not independent, so p is too "
-           "small; the interval does not suppose that they are.")
+           "where stimuli were repeated; of the same draws. Difference: median over units, to the row without one; p: "
+           "signed-rank test over units, p_fdr corrected for the number of rows. Units of one person are not "
+           "independent, so p is too small; the interval does not suppose that they are.")
 
 
 def encoding(xp: StoredXP) -> list[Part]:
@@ -30,15 +39,21 @@ def encoding(xp: StoredXP) -> list[Part]:
     except FileNotFoundError as error:
         return [note("No scores of units", str(error))]
     views = view_parts(encoders)
-    return [table("Scores", pretty(encoder_table(encoders)), CAPTION.split(" Difference")[0]), *unit_parts(encoders),
-            *(part for parts in views.values() for part in parts)]
+    scores = table("Scores", pretty(encoder_table(encoders)), _caption(encoders).split(" Difference")[0])
+    return [scores, *unit_parts(encoders), *(part for parts in views.values() for part in parts)]
+
+
+def _caption(encoders: Sequence[Encoder]) -> str:
+    """Begins with what is to be said of few stimuli."""
+    few = caution(encoders)
+    return f"{few}. {CAPTION}" if few else CAPTION
 
 
 def comparison(encoders: Sequence[Encoder], scores: pd.DataFrame, reference: str | None = None
                ) -> dict[str, list[Part]]:
     """Sections of the page of several encoders; `scores` is their `encoder_table`."""
     base = choose_reference(encoders, reference)
-    parts = [table("Encoders", pretty(scores), CAPTION), Part("Scores", plot_encoders(scores))]
+    parts = [table("Encoders", pretty(scores), _caption(encoders)), Part("Scores", plot_encoders(scores))]
     units = unit_table(encoders)
     if len(encoders) > 1 and len(units) > 1:
         parts.append(Part("Unit by unit", plot_pairs({one.name: units[one.name].to_numpy() for one in encoders},

@@ -3,10 +3,11 @@
 `build_encoder({"name": "ln", "params": {"kernel": "separable"}}, n_bands=34, rate=200.0, n_out=64)`. A part of one's
 own is one class and one line in the dict it belongs to:
 `CORES[name](in_channels=, n_bands=, n_out=, rate=, **options)`, `READOUTS[name](in_features, n_out, **options)`,
-`PREFILTERS[name](n_bands=, rate=, **options)`, `FRONTS[name](rate=, **options)` (with an option `sample_rate`, Hz).
+`PREFILTERS[name](n_bands=, rate=, **options)`, `FRONTS[name](rate=, **options)` (with an option `sample_rate`, Hz;
+its `bands_hz`, if it has them, are what a prefilter goes by).
 """
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -81,7 +82,20 @@ def _audio_rate(section: Mapping[str, Any]) -> float:
     return float(section["wav2spec_params"].get("sample_rate", default))
 
 
-def build_encoder(section: Mapping[str, Any], *, n_bands: int, rate: float, n_out: int) -> AudioEncoder:
+def _prefilter(section: Mapping[str, Any], n_bands: int, rate: float, known: Sequence[float] | None) -> Any:
+    """The prefilter, if there is one; its bands are where its options say, else at `known` (Hz)."""
+    options = section.get("prefilter_params") or {}
+    if section.get("prefilter") in PREFILTERS and not {"frequencies", "fmin", "fmax", "scale"} & set(options):
+        if known is None:
+            raise ValueError(f"encoder.prefilter={section['prefilter']} needs the frequency of each band, which these "
+                             "features do not say: set encoder.prefilter_params={frequencies: [Hz of each]}, or "
+                             "{fmin: Hz, fmax: Hz, scale: mel}")
+        section = {**section, "prefilter_params": {**options, "frequencies": list(known)}}
+    return _part(section, "prefilter", PREFILTERS, n_bands=n_bands, rate=rate)
+
+
+def build_encoder(section: Mapping[str, Any], *, n_bands: int, rate: float, n_out: int,
+                  bands_hz: Sequence[float] | None = None) -> AudioEncoder:
     """The encoder that the config section `encoder` describes.
 
     Args:
@@ -90,6 +104,8 @@ def build_encoder(section: Mapping[str, Any], *, n_bands: int, rate: float, n_ou
         n_bands: bands of the spectrogram; with a `wav2spec` the number of bands is the front-end's own.
         rate: output frames per second.
         n_out: units (neurons, sensors).
+        bands_hz: where the bands of the spectrogram are, for a prefilter that is not told (None: not known); a
+            `wav2spec` knows its own.
 
     Errors: ValueError if a name or an option does not exist, with the nearest that does, or parts do not fit.
     """
@@ -102,7 +118,8 @@ def build_encoder(section: Mapping[str, Any], *, n_bands: int, rate: float, n_ou
     input_rate = _audio_rate(section) if core_type.at_audio_rate else rate
     wav2spec = _part(section, "wav2spec", FRONTS, rate=input_rate)
     bands = n_bands if wav2spec is None else int(wav2spec.out_channels)
-    prefilter = _part(section, "prefilter", PREFILTERS, n_bands=bands, rate=input_rate)
+    prefilter = _prefilter(section, bands, input_rate,
+                           bands_hz if wav2spec is None else getattr(wav2spec, "bands_hz", None))
 
     params = dict(section.get("params") or {})
     readout_name = params.pop("readout", core_type.readout)

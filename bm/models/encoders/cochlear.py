@@ -70,6 +70,7 @@ class Gammatone(WaveFront):
         self.taps = self.samples(length_ms, "length_ms")
         top = min(TOP, 0.45 * sample_rate) if fmax is None else nyquist_limit(fmax, sample_rate)
         frequencies = band_frequencies(bands, fmin, top, "erb")
+        self.bands_hz = frequencies.tolist()
         widths = 1.019 * erb(frequencies)
         self.learnable = learnable
         if learnable:
@@ -114,6 +115,7 @@ class Gammatonegram(WaveFront):
         if self.window > self.hop:
             raise ValueError(f"window_ms={window_ms}: {self.window} samples, expected at most a frame's {self.hop}")
         frequencies = band_frequencies(bands, fmin, nyquist_limit(fmax, sample_rate), "erb")
+        self.bands_hz = frequencies.tolist()
         widths = 1.019 * erb(frequencies)
         # t³ exp(−2πbt) is 120 dB below its peak where 2πbt is 24; taken a little further
         taps = math.ceil(27 / (2 * math.pi * float(widths.min())) * sample_rate)
@@ -152,6 +154,7 @@ class Leaf(WaveFront):
         self.taps, self.pool_frames = self.samples(length_ms, "length_ms"), pool_frames
         top = 0.45 * sample_rate if fmax is None else nyquist_limit(fmax, sample_rate)
         frequencies = band_frequencies(bands, fmin, top)
+        self.bands_hz = frequencies.tolist()
         self.frequencies = nn.Parameter((2 * torch.pi * frequencies / sample_rate).float())  # radians a sample
         self.log_sigma = nn.Parameter((sample_rate / (2 * torch.pi * erb(frequencies))).log().float())  # samples
         self.log_pool = nn.Parameter(torch.full((bands,), math.log(0.4)))  # of the window

@@ -9,6 +9,10 @@ from torch.nn import functional
 from bm.models.base import unknown_name
 from bm.models.encoders.base import left_pad
 
+#: frames (and bands) from which on norms over a few channels are computed for all together: on a CPU torch's layer norm
+#: goes from one to the next, which takes several times as long, above all backwards; of fewer, it has less overhead
+MANY = 1000
+
 
 class STRFConv(nn.Module):
     """(B, C, F, T) → (B, H, T): each output its own receptive field of F bands and `window` frames up to the present.
@@ -33,7 +37,11 @@ class STRFConv(nn.Module):
     def tail(self, x: Tensor, frames: int) -> Tensor:
         """The last `frames` of the output."""
         # Bands are channels here: the same sums as those of a 2-D convolution over all bands.
-        heard = left_pad(x.flatten(1, 2), self.window - 1)[..., -(frames + self.window - 1):]
+        needed = frames + self.window - 1
+        heard = x.flatten(1, 2)[..., -needed:]
+        heard = left_pad(heard, needed - heard.shape[-1])
+        if frames == 1:  # one product of matrices, which takes less time than a convolution for one frame
+            return functional.linear(heard.flatten(1), self.kernel().flatten(1), self.bias)[..., None]
         return functional.conv1d(heard, self.kernel().flatten(1, 2), self.bias)
 
 
@@ -110,7 +118,13 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, …), at each frame (and band) by itself, so that it is causal."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        if x[:, 0].numel() < MANY or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        spread = (-1, *[1] * (x.ndim - 2))
+        x = x.contiguous()
+        x = x - x.mean(1, keepdim=True)
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
+        return torch.addcmul(self.bias.view(spread), x, self.weight.view(spread))
 
 
 class ExponentialDecay(nn.Module):

@@ -50,21 +50,27 @@ class _Adaptation(nn.Module):
     Args:
         n_bands: F.
         rate: frames a second.
-        fmin, fmax, scale: where the bands are: from, to (Hz), on which scale of `bm.models.encoders.scales.SCALES`.
-        frequencies: Hz of each band, instead of these three.
+        frequencies: Hz of each band; or
+        fmin, fmax, scale: where the bands are: from, to (Hz), on which scale of `bm.models.encoders.scales.SCALES`;
+            the published package supposes 500, 20,000 and mel of any spectrogram.
         taps: frames of the filter, the present one included; none: 3 of the longest time constants, in frames.
             "original": 3 of them in *milliseconds*, whatever a frame lasts, as the published package counts.
     """
 
     rectifies: ClassVar[bool] = True  # gradients at a constant or silent spectrogram may vanish
 
-    def __init__(self, n_bands: int, rate: float, fmin: float, fmax: float, scale: str,
+    def __init__(self, n_bands: int, rate: float, fmin: float | None, fmax: float | None, scale: str,
                  frequencies: Sequence[float] | None, taps: int | Literal["original"] | None) -> None:
         super().__init__()
         if rate <= 0:
             raise ValueError(f"rate={rate}: expected a positive number of frames a second")
-        bands = (band_frequencies(n_bands, fmin, fmax, scale) if frequencies is None
-                 else torch.as_tensor(frequencies, dtype=torch.float64))
+        if frequencies is not None:
+            bands = torch.as_tensor(frequencies, dtype=torch.float64)
+        elif fmin is None or fmax is None:
+            raise ValueError(f"fmin={fmin}, fmax={fmax}: time constants depend on the frequency of each band, so a "
+                             "prefilter needs both, or frequencies")
+        else:
+            bands = band_frequencies(n_bands, fmin, fmax, scale)
         if bands.shape != (n_bands,):
             raise ValueError(f"frequencies has shape {tuple(bands.shape)}, expected one for each of {n_bands} bands")
         tau = time_constants(bands)
@@ -105,8 +111,9 @@ class ICAdaptation(_Adaptation):
     out_channels = 1
     decay: Tensor
 
-    def __init__(self, n_bands: int, rate: float, fmin: float = 500.0, fmax: float = 20_000.0, scale: str = "mel",
-                 frequencies: Sequence[float] | None = None, taps: int | Literal["original"] | None = None) -> None:
+    def __init__(self, n_bands: int, rate: float, fmin: float | None = None, fmax: float | None = None,
+                 scale: str = "mel", frequencies: Sequence[float] | None = None,
+                 taps: int | Literal["original"] | None = None) -> None:
         super().__init__(n_bands, rate, fmin, fmax, scale, frequencies, taps)
         self.register_buffer("decay", self.initial_decay[None, :, None])
 
@@ -130,8 +137,8 @@ class AdapTrans(_Adaptation):
 
     out_channels = 2
 
-    def __init__(self, n_bands: int, rate: float, fmin: float = 500.0, fmax: float = 20_000.0, scale: str = "mel",
-                 frequencies: Sequence[float] | None = None, init_w: float = 0.75,
+    def __init__(self, n_bands: int, rate: float, fmin: float | None = None, fmax: float | None = None,
+                 scale: str = "mel", frequencies: Sequence[float] | None = None, init_w: float = 0.75,
                  taps: int | Literal["original"] | None = None) -> None:
         super().__init__(n_bands, rate, fmin, fmax, scale, frequencies, taps)
         if not 0 < init_w < 1:

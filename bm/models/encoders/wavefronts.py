@@ -100,7 +100,11 @@ class WaveFront(nn.Module):
         bands: F.
         rate: frames a second.
         sample_rate: of the waveform, Hz. If a frame is no whole number of samples it is rounded, with a warning.
+
+    A subclass says where its bands are before any learning: `bands_hz`.
     """
+
+    bands_hz: list[float]
 
     def __init__(self, *, bands: int, rate: float, sample_rate: float) -> None:
         super().__init__()
@@ -161,9 +165,10 @@ class Mel(WaveFront):
         if self.n_fft < self.window or power <= 0:
             raise ValueError(f"n_fft={self.n_fft}, power={power}: expected at least the window's {self.window} "
                              "samples, and a positive exponent")
+        top = nyquist_limit(fmax, sample_rate, TOP)
+        self.bands_hz = band_frequencies(bands + 2, fmin, top)[1:-1].tolist()
         self.register_buffer("hann", torch.hann_window(self.window))
-        self.register_buffer("filters", mel_filters(bands, self.n_fft, sample_rate, fmin,
-                                                    nyquist_limit(fmax, sample_rate, TOP)))
+        self.register_buffer("filters", mel_filters(bands, self.n_fft, sample_rate, fmin, top))
         self.compress = Compression(compression, bands, log_offset)
         if self.compress.pcen is None:
             self.sees(self.window)
@@ -208,6 +213,7 @@ class SincNet(WaveFront):
         if min_hz < 0 or (low < 0).any() or (width < 0).any():
             raise ValueError(f"{bands} bands from {fmin:g} Hz are {edges.diff().min():.0f} Hz wide or more, but "
                              f"min_hz={min_hz:g}: expected 0 ≤ min_hz, below fmin and this width")
+        self.bands_hz = ((edges[:-1] + edges[1:]) / 2).tolist()
         self.low, self.width = nn.Parameter(low.float() / 1000), nn.Parameter(width.float() / 1000)
         self.register_buffer("hamming", torch.hamming_window(taps, periodic=False))
         self.taps, self.min_hz, self.envelope = taps, min_hz, envelope
