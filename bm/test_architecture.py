@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent
-BASE = {"batch", "store", "config", "events"}
+BASE = {"batch", "store", "config", "events", "progress"}
 ALLOWED = {
-    "batch": set(), "distrib": set(), "flat": set(), "store": set(), "store_tools": {"store", "flat"},
+    "batch": set(), "distrib": set(), "flat": set(), "progress": set(),
+    "store": set(), "store_tools": {"store", "flat"},
     "schema_parts": set(), "schema": {"schema_parts"},
     "config": {"schema", "flat"}, "events": {"store"},
     "studies": BASE, "splits": BASE | {"studies"}, "features": BASE | {"studies", "splits"},
@@ -21,7 +22,7 @@ ALLOWED = {
                        "networks"},
     "xp_lock": set(),
     "xp_main": {"config", "xp_lock"},
-    "train": BASE | {"solvers", "xp_main", "xp_lock"},
+    "train": BASE | {"studies", "solvers", "xp_main", "xp_lock"},
 }
 TOP = {"bench", "analysis", "conftest"}
 

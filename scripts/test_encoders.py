@@ -76,7 +76,8 @@ def test_the_way_of_the_guide(tmp_path):
     units = pd.read_csv(tmp_path / "page/units.csv")
     assert units["trf"].median() == pytest.approx(table.loc["trf", "r"])
     page = (tmp_path / "page/encoders.html").read_text()
-    for title in ("Encoders", "Receptive fields: MelSpectrum", "Attention over lags", "Predicted and measured"):
+    for title in ("Encoders", "Receptive fields: MelSpectrum", "Attention over lags", "Attention of gru_attention",
+                  "Predicted and measured"):
         assert title in page
     assert "is not shown" not in page and (tmp_path / "page/attention_over_lags.png").stat().st_size > 5000
 
@@ -87,4 +88,4 @@ def test_the_way_of_the_guide(tmp_path):
     environment["BM_SIGS"] = " ".join(sigs)
     command("scripts.notebook", "notebook_templates/encoders.ipynb", "--output", str(tmp_path))
     book = (tmp_path / "encoders.html").read_text()
-    assert "gru_attention" in book and book.count("data:image/png") == 4
+    assert "gru_attention" in book and book.count("data:image/png") == 5 and "time-lock p: " in book

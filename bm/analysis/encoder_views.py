@@ -1,5 +1,5 @@
 """What a trained encoder has learned of some units: receptive fields, attention over lags, predicted responses."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bm.analysis.encoder_attention import attention_weights, lag_profile
 from bm.analysis.encoders import Encoder, with_scores
-from bm.analysis.gradmaps import strf_gradmap
+from bm.analysis.gradmaps import strf_gradmap, waveform_gradmap
 from bm.analysis.xp import NotRestorable, StoredXP
 from bm.data.responses import Responses, Trial
 from bm.features.audio import MelSpectrum
@@ -34,6 +34,8 @@ class View:
         fields: `(U, D, frames)`, the last frame is lag 0: kernels of a TRF (lags before the sound are left out, those
             beyond its last are 0), gradient maps of a network; NaN for a unit without a kernel.
         attention: `(W,)`, mean attention by lag over heads and test stimuli, lag 0 first; None without attention.
+        attended: attention over each of these stimuli, mean over heads; none without attention.
+        waveform: what the first unit listens to in the samples of `stimulus`; None without a `wav2spec`.
         predicted, measured: `(T, U)`, of `stimulus`; measured is NaN where nothing was.
     """
 
@@ -43,6 +45,30 @@ class View:
     stimulus: str
     predicted: np.ndarray
     measured: np.ndarray
+    rate: float
+    attended: tuple["Attended", ...] = ()
+    waveform: "Heard | None" = None
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What an attention GRU attends to in one stimulus: `weights` `(heads or targets, T, W)`, see
+    `encoder_attention.attention_weights`, and the spectrogram `sound` `(T, F)` as the network takes it, both with the
+    frames before the trial."""
+
+    stimulus: str
+    weights: np.ndarray
+    sound: np.ndarray
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A stretch of waveform `(samples,)`, and d(response of `unit` in its last frame) / d(sample) of the same shape;
+    `rate` in Hz."""
+
+    unit: str
+    wave: np.ndarray
+    gradient: np.ndarray
     rate: float
 
 
@@ -104,14 +130,46 @@ def trf_fields(solver: TrfSolver, units: Sequence[int], frames: int) -> np.ndarr
     return out
 
 
-def attention_by_lag(solver: EncodeSolver | TrfSolver) -> np.ndarray | None:
-    """Mean attention `(W,)` over heads and the first test stimuli, lag 0 first; None for a network without."""
+def attended(solver: EncodeSolver | TrfSolver, n_stimuli: int = N_STIMULI) -> Iterator[Attended]:
+    """Attention over the first test stimuli, one by one; nothing for what has none."""
     if not isinstance(solver, EncodeSolver) or not isinstance(solver.model.core, AttentionGRU):
+        return
+    for trial in solver.responses.of("test")[:n_stimuli]:
+        sound = sound_of(trial, solver.responses.hop).to(solver.device)
+        with torch.no_grad():
+            frames = solver.model.frames(sound)
+        yield Attended(trial.stimulus, attention_weights(solver.model, sound)[0].cpu().numpy(),
+                       frames[0, 0].T.cpu().numpy())
+
+
+def attention_of(xp: StoredXP, n_stimuli: int = N_STIMULI) -> list[Attended]:
+    """What the network of a trained XP attends to in the first test stimuli: one call.
+
+    `encoder_attention.time_lock` and `lag_profile`, `plots.attention_time.plot_attention` and `attention_film` take it
+    from here.
+
+    Raises:
+        NotRestorable: with the reason; a network without attention.
+    """
+    found = list(attended(restore_best(xp), n_stimuli))
+    if not found:
+        raise NotRestorable(f"encoder.name={xp.get('encoder.name')} (task.type={xp.get('task.type')}) has no attention "
+                            "over time, or there are no test stimuli")
+    return found
+
+
+def listening(solver: EncodeSolver | TrfSolver, trial: Trial, unit: int, frames: int) -> Heard | None:
+    """What a unit listens to in the `frames` up to the middle of a trial, which as many frames and the model's history
+    lead in; None without a `wav2spec`."""
+    if not isinstance(solver, EncodeSolver) or solver.model.wav2spec is None:
         return None
-    profiles = [lag_profile(attention_weights(solver.model, sound_of(trial, solver.responses.hop).to(solver.device)
-                                              ).cpu().numpy()[0]).mean(0)
-                for trial in solver.responses.of("test")[:N_STIMULI]]
-    return np.mean(profiles, axis=0)
+    hop, data = solver.model.hop, solver.responses
+    wave = sound_of(trial, data.hop)[0, 0]
+    stop = (len(wave) // hop + 1) // 2 * hop
+    wave = wave[max(0, stop - (2 * frames + solver.history) * hop):stop]
+    gradient = waveform_gradmap(solver.model, wave, unit=unit).cpu().numpy()
+    last = slice(max(0, len(wave) - frames * hop), None)
+    return Heard(str(data.units["name"].iloc[unit]), wave.numpy()[last], gradient[last], hop * data.rate)
 
 
 def look_inside(encoder: Encoder, units: Sequence[tuple[str, str]], frames: int) -> View:
@@ -128,8 +186,11 @@ def look_inside(encoder: Encoder, units: Sequence[tuple[str, str]], frames: int)
     subject = int(data.units["subject"].iloc[rows[0]])
     trial = min((one for one in data.of("test") if one.subject == subject), key=lambda one: one.stimulus)
     columns = np.array(rows) - data.units_of(subject).start
-    return View(encoder.name, receptive_fields(solver, rows, frames), attention_by_lag(solver), trial.stimulus,
-                solver.predict([trial])[0][:, columns], trial.mean()[:, columns], data.rate)
+    seen = tuple(replace(one, weights=one.weights.mean(0, keepdims=True)) for one in attended(solver))
+    profile = np.mean([lag_profile(one.weights[0]) for one in seen], axis=0) if seen else None
+    return View(encoder.name, receptive_fields(solver, rows, frames), profile, trial.stimulus,
+                solver.predict([trial])[0][:, columns], trial.mean()[:, columns], data.rate, seen,
+                listening(solver, trial, rows[0], frames))
 
 
 def mel_frequencies(xp: StoredXP) -> np.ndarray | None:

@@ -136,14 +136,20 @@ class StoredXP:
         Args:
             device: as in the config; by default no GPU, as a report runs a few segments.
             batch_size: segments that it works on at once; None: those of the training.
-            linear: also ridge regression, which has no network.
+            linear: also ridge regression and backward response functions, which have no network.
 
         Raises:
             NotRestorable: with the reason.
         """
         from bm.solvers.decode import DecodeSolver
         from bm.solvers.linear import LinearSolver
-        solver = self._rebuild((DecodeSolver,), device, batch_size)
+        from bm.solvers.trf import TrfSolver
+        solver = self._rebuild((DecodeSolver, TrfSolver) if linear else (DecodeSolver,), device, batch_size)
+        if isinstance(solver, TrfSolver):
+            if solver.segments is None:
+                raise NotRestorable("it is a response function that was not asked for the segments of decoding "
+                                    "(trf.direction=backward trf.candidates=segments)")
+            return solver.segments
         if isinstance(solver, LinearSolver) and not linear:
             raise NotRestorable(f"task.type={self.get('task.type')} has no network to run again")
         if solver.best_state is None:

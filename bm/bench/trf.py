@@ -1,4 +1,5 @@
-"""Temporal response functions: 5 minutes, 64 channels, 16 bands, 34 lags at 64 Hz, 10 penalties, 5 trials."""
+"""Temporal response functions: 5 minutes, 64 channels, 16 bands, 34 lags at 64 Hz, 10 penalties, 5 trials; and
+how its cost grows with channels."""
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -11,24 +12,26 @@ from bm.linear.trf_scores import nested
 
 RATE, SECONDS, TRIALS, BANDS, CHANNELS = 64, 60, 5, 16, 64
 TMIN, TMAX, ALPHAS = -0.1, 0.4, 10.0 ** np.arange(-4, 6)
+#: numbers of channels whose cost is compared
+MANY = (16, 64, 256, 512)
 #: largest difference of held-out correlations that is rounding
 SAME = 1e-10
 
 Trials = list[np.ndarray]
 
 
-def make_data(seconds: float = SECONDS) -> tuple[Trials, Trials]:
+def make_data(seconds: float = SECONDS, channels: int = CHANNELS) -> tuple[Trials, Trials]:
     """Slow stimuli, and channels that follow them for 0.3 s under noise."""
     rng = np.random.default_rng(0)
     n = round(seconds * RATE)
-    kernel = rng.standard_normal((20, BANDS, CHANNELS)) / 50
+    kernel = rng.standard_normal((20, BANDS, channels)) / 50
     stimuli = []
     for _ in range(TRIALS):
         x = rng.standard_normal((n, BANDS)).cumsum(0)
         stimuli.append((x - x.mean(0)) / x.std(0))
     responses = []
     for x in stimuli:
-        y = 3 * rng.standard_normal((n, CHANNELS))
+        y = 3 * rng.standard_normal((n, channels))
         for lag, weights in enumerate(kernel):
             y[lag:] += x[:n - lag] @ weights
         responses.append(y)
@@ -60,6 +63,16 @@ def theirs_nested(stimuli: Trials, responses: Trials) -> np.ndarray:
     return nested_crossval(mtrf.TRF(), list(stimuli), list(responses), RATE, TMIN, TMAX, ALPHAS, verbose=False)[0]
 
 
+def by_channels(seconds: float = SECONDS, repeats: int = 3) -> Iterator[Comparison]:
+    """The cost of `MANY` channels, beside that of the fewest for each channel as many times."""
+    fits = [partial(ours, *make_data(seconds, channels)) for channels in MANY]
+    fewest, *others = interleaved(*fits, repeats=repeats, clock=time.process_time)
+    for channels, spent in zip(MANY[1:], others, strict=True):
+        times = channels // MANY[0]
+        yield Comparison("TRF channels", f"{channels} channels / {times} × {MANY[0]} channels ({fewest:.2f} s)", spent,
+                         times * fewest, 1)
+
+
 def run(seconds: float = SECONDS, repeats: int = 3) -> Iterator[Comparison]:
     """Yields the comparisons of this file, in seconds of all processors together.
 
@@ -75,3 +88,4 @@ def run(seconds: float = SECONDS, repeats: int = 3) -> Iterator[Comparison]:
         fast, slow = interleaved(partial(mine, *data), partial(other, *data), repeats=times, clock=time.process_time)
         yield Comparison(name, f"leave one trial of {TRIALS} out, {len(ALPHAS)} penalties / mTRFpy, same scores", fast,
                          slow, target)
+    yield from by_channels(seconds, repeats)

@@ -11,11 +11,14 @@ from bm.metrics.retrieval import Retrieval, retrieval
 
 @dataclass(frozen=True)
 class Identified:
-    """Ranks of all segments, and what they are: `trial` and `number` `(segments,)`, the `number`-th of its trial."""
+    """Ranks of all segments, and what they are: `trial` and `number` `(segments,)`, the `number`-th of its trial;
+    `candidate`, the same for what is heard at one place of a stimulus; `samples` of a segment."""
 
     result: Retrieval
     trial: np.ndarray
     number: np.ndarray
+    candidate: np.ndarray
+    samples: int
 
 
 def identify(estimates: Sequence[Any], truths: Sequence[Any], stimuli: Sequence[str], samples: int | None = None, *,
@@ -54,14 +57,19 @@ def identify(estimates: Sequence[Any], truths: Sequence[Any], stimuli: Sequence[
         raise ValueError(f"trials of {min(map(len, rights))} to {max(map(len, rights))} samples hold "
                          f"{len(np.unique(own))} different segments of {n}: at least two are needed to tell apart")
     z, y = (np.concatenate([_segments(x, n) for x in side]) for side in (guesses, rights))
-    return Identified(retrieval(z, y, own, own, ks=ks, description=f"segments of {n} samples"), trial, number)
+    return Identified(retrieval(z, y, own, own, ks=ks, description=f"segments of {n} samples"), trial, number,
+                      own, n)
 
 
 def _segments(x: np.ndarray, n: int) -> np.ndarray:
     """`(T, F)` → `(T // n, F, n)`, each feature centred and of norm 1 over each segment."""
-    out = x[:len(x) // n * n].reshape(-1, n, x.shape[1]).transpose(0, 2, 1)
-    mean = out.mean(2, keepdims=True)
-    out = out - mean
-    norm = np.sqrt((out ** 2).sum(2, keepdims=True))
-    varies = norm > 1e-12 * n ** 0.5 * np.abs(mean)
+    return centred(x[:len(x) // n * n].reshape(-1, n, x.shape[1]).transpose(0, 2, 1))
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """Segments `(…, n)` centred and of norm 1, 0 where they are constant: products of such are correlations."""
+    mean = x.mean(-1, keepdims=True)
+    out = x - mean
+    norm = np.sqrt((out ** 2).sum(-1, keepdims=True))
+    varies = norm > 1e-12 * x.shape[-1] ** 0.5 * np.abs(mean)
     return np.where(varies, out / np.where(varies, norm, 1), 0)

@@ -29,6 +29,23 @@ def brute(x, y, penalties, splits):
 
 
 @pytest.mark.parametrize("wide", [1, 6])
+def test_it_is_himalaya(wide):
+    """At fixed penalties of the bands: a kernel for each, weighted."""
+    from himalaya.kernel_ridge import WeightedKernelRidge
+    x, y, groups = data(wide=wide)
+    new, gamma = np.random.default_rng(4).standard_normal((9, 7 * wide)), np.array([0.3, 2.0])
+    ours = BandedRidgeCV(groups, gamma[None], [5.0], cv=4).fit(x, y)
+
+    def kernels(rows):
+        parts = [groups == band for band in ("mel", "word")]
+        return np.stack([(rows - x.mean(0))[:, own] @ (x - x.mean(0))[:, own].T for own in parts])
+
+    theirs = WeightedKernelRidge(5.0, np.tile(np.log(gamma)[:, None], y.shape[1]), "precomputed",
+                                 solver_params={"max_iter": 2000, "tol": 1e-12}).fit(kernels(x), y - y.mean(0))
+    np.testing.assert_allclose(ours.predict(new), theirs.predict(kernels(new)) + y.mean(0), atol=1e-9)
+
+
+@pytest.mark.parametrize("wide", [1, 6])
 @pytest.mark.parametrize("cv", ["loo", 4])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_it_is_the_brute_force_search(wide, cv, backend):

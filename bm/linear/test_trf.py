@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mtrf.stats import nested_crossval
 
 from bm.linear import TRF, Moments, dirichlet, product_grid
+from bm.linear import trf as trf_module
 from bm.linear.lags import lag_samples, lagged, lagged_moments, padded
 from bm.linear.reconstruct import identify
 from bm.linear.trf_scores import nested, partition
@@ -112,6 +113,107 @@ def test_nested_is_mtrf():
     ours = nested(TRF(0, 0.25, RATE, ALPHAS, alpha_per_target=False, compat="mtrf"), stimuli, responses)
     np.testing.assert_allclose(ours.r.mean(1), scores, atol=1e-10)
     np.testing.assert_array_equal(ours.alphas[:, 0], alphas)
+
+
+def test_nested_predictions_are_of_what_was_fitted_without_a_fold():
+    stimuli, responses, _ = make()
+    found = nested(TRF(0, 0.25, RATE, ALPHAS), stimuli, responses, predict=True)
+    for i in range(len(stimuli)):
+        rest = [[x for j, x in enumerate(side) if j != i] for side in (stimuli, responses)]
+        fitted = TRF(0, 0.25, RATE, ALPHAS).fit(*rest)
+        np.testing.assert_array_equal(found.alphas[i], fitted.alphas_)
+        np.testing.assert_allclose(found.predictions[i], fitted.predict([stimuli[i]])[0], atol=1e-9)
+    assert nested(TRF(0, 0.25, RATE, ALPHAS), stimuli, responses).predictions == []
+
+
+def test_the_rank_is_by_correlation_feature_by_feature():
+    """Whatever the level and the size of a feature or a segment."""
+    rng = np.random.default_rng(5)
+    truths = [rng.standard_normal((200, 3)) * np.repeat(10.0 ** rng.uniform(-2, 2, 10), 20)[:, None] * [1, 50, 0.1]
+              + [0, 300, -7] for _ in range(2)]
+    guesses = [x * [9, 0.01, 1] + 4 * rng.standard_normal(x.shape) * np.repeat(
+        x.reshape(10, 20, 3).std(1), 20, 0) * [9, 0.01, 1] + 5 for x in truths]
+    found = identify(guesses, truths, ["a", "b"], 20)
+    pieces = [[part for x in side for part in x.reshape(10, 20, 3)] for side in (guesses, truths)]
+    scores = np.array([[np.mean([np.corrcoef(z[:, f], y[:, f])[0, 1] for f in range(3)]) for y in pieces[1]]
+                       for z in pieces[0]])
+    rank = 1 + (scores > np.diag(scores)[:, None]).sum(1)
+    np.testing.assert_array_equal(found.result.values["rank"], rank)
+    assert 1 < rank.mean() < 6 and found.samples == 20 and len(set(found.candidate)) == 20
+
+
+@pytest.mark.parametrize("direction, penalty", [("forward", "ridge"), ("forward", "smooth"), ("backward", "smooth")])
+def test_weights_are_those_of_the_penalised_sum_of_squares(direction, penalty):
+    """By least squares with a row for each term of the penalty and a column of 1 that has none."""
+    stimuli, responses, _ = make(d=2, channels=3, n=60)
+    found = TRF(-0.05, 0.2, RATE, [50.0], direction=direction, penalty=penalty).fit(stimuli, responses)
+    xs, ys = (stimuli, responses) if direction == "forward" else (responses, stimuli)
+    lags, sign = np.arange(-2, 7), 1 if direction == "forward" else -1
+    (n_lags, d), columns = (len(lags), xs[0].shape[1]), []
+    for lag in sign * lags[::sign]:  # x(t − lag), 0 outside of a trial
+        columns.append(np.concatenate([np.roll(np.vstack([x, np.zeros((10, d))]), lag, 0)[:len(x)] for x in xs]))
+    terms = []
+    for k in range(d):
+        for lag in range(n_lags - (penalty == "smooth")):
+            row = np.zeros((n_lags, d))
+            row[lag, k] = 1
+            if penalty == "smooth":
+                row[lag + 1, k] = -1
+            terms.append(np.append(row.ravel(), 0))
+    design, y = np.hstack([*columns, np.ones((len(columns[0]), 1))]), np.concatenate(ys)
+    w = np.linalg.lstsq(np.vstack([design, np.sqrt(50) * np.array(terms)]),
+                        np.vstack([y, np.zeros((len(terms), y.shape[1]))]), rcond=None)[0]
+    np.testing.assert_allclose(found.kernels, w[:-1].reshape(n_lags, d, -1).transpose(1, 0, 2) * RATE, atol=1e-9)
+    np.testing.assert_allclose(found.intercept_, w[-1], atol=1e-9)
+
+
+@pytest.mark.parametrize("criterion", ["mse", "r"])
+def test_groups_of_trials_are_held_out_and_gaps_left_out(criterion, monkeypatch):
+    """Errors are means over all held-out samples, correlations over trials, of what each channel has of them."""
+    stimuli, responses, _ = make(n_trials=5, n=40, d=2, channels=6, noise=6.0)
+    responses[1][5:15, 1], responses[3][:, 2] = np.nan, np.nan
+    groups, alphas, lags = [0, 1, 0, 2, 1], 10.0 ** np.arange(0, 5), np.arange(0, 9)
+    trf = TRF(0, 0.25, RATE, alphas, criterion=criterion).fit(stimuli, responses, groups=groups)
+    designs = [np.hstack([lagged(padded(x, lags), lags), np.ones((len(x), 1))]) for x in stimuli]
+    for channel in range(6):
+        rows = [np.isfinite(y[:, channel]) for y in responses]
+        errors, scores = np.zeros(5), np.zeros(5)
+        for held in range(3):
+            train = [i for i in range(5) if groups[i] != held]
+            x = np.concatenate([designs[i][rows[i]] for i in train])
+            y = np.concatenate([responses[i][rows[i], channel] for i in train])
+            for k, alpha in enumerate(alphas):
+                free = alpha * np.diag(np.append(np.ones(18), 0))
+                w = np.linalg.solve(x.T @ x + free, x.T @ y)
+                for i in set(range(5)) - set(train):
+                    guess, truth = designs[i][rows[i]] @ w, responses[i][rows[i], channel]
+                    errors[k] += ((guess - truth) ** 2).sum()
+                    scores[k] += np.corrcoef(guess, truth)[0, 1] if len(truth) else 0
+        np.testing.assert_allclose(trf.cv_errors_[0, :, channel], errors / sum(map(sum, rows)), rtol=1e-9)
+        np.testing.assert_allclose(trf.cv_r_[0, :, channel], scores / sum(map(any, rows)), atol=1e-10)
+    best = {"mse": trf.cv_errors_[0].argmin(0), "r": trf.cv_r_[0].argmax(0)}
+    assert (best["mse"] != best["r"]).any()
+    np.testing.assert_array_equal(trf.alphas_, alphas[best[criterion]])
+    whole = trf.predict(stimuli)
+    monkeypatch.setattr(trf_module, "ROWS", 7)  # rows of the design matrix at a time
+    for one, other in zip(trf.predict(stimuli), whole, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    expected = [np.mean([np.corrcoef(guess[own, c], y[own, c])[0, 1] for guess, y in zip(whole, responses, strict=True)
+                         if (own := np.isfinite(y[:, c])).any()]) for c in range(6)]
+    np.testing.assert_allclose(trf.score(stimuli, responses), expected, atol=1e-10)
+
+
+def test_patterns_of_several_features():
+    """Haufe's: the lagged brain's covariance with the reconstructions, times the inverse of theirs."""
+    stimuli, responses, _ = make(d=2, channels=3, n=80)
+    stimuli = [x @ [[1.0, 0.8], [0.0, 0.6]] for x in stimuli]  # features that go together
+    trf = TRF(0, 0.1, RATE, [10.0], direction="backward").fit(stimuli, responses)
+    lags, guesses = -np.arange(4)[::-1], np.concatenate(trf.predict(responses))
+    brain = np.concatenate([lagged(padded(y, lags), lags) for y in responses])
+    joint = np.cov(brain.T, guesses.T, ddof=0)
+    expected = joint[:12, 12:] @ np.linalg.inv(joint[12:, 12:])  # lags from −0.1 to 0 × channels
+    np.testing.assert_allclose(trf.patterns(responses), expected.reshape(4, 3, 2).transpose(2, 0, 1)[:, ::-1],
+                               atol=1e-9)
 
 
 @pytest.mark.parametrize("penalty", ["ridge", "smooth"])

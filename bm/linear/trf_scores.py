@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bm.linear.kernel import to_numpy
-from bm.linear.trf import TRF, power
+from bm.linear.kernel import Array, to_numpy
+from bm.linear.trf import TRF, estimate, power
 from bm.linear.trials import Candidates, Folds, alike
 
 
@@ -18,7 +18,8 @@ class Nested:
     Shape: r `(trials, N)` Pearson correlation, NaN where a target is not measured; r2 `(N,)` 1 − Σ(y − ŷ)² / Σ(y − ȳ)²
     over all trials, ȳ the mean of those that train; alphas and scalings `(folds, N)` as chosen for each fold (NaN and
     −1 where a target is not measured); product `(bands, N)` what each band of `TRF.bands` gives of r2, their sum being
-    r2 (product measure: Σ ŷ_b (2 y − ŷ) / Σ y², about ȳ), None without bands.
+    r2 (product measure: Σ ŷ_b (2 y − ŷ) / Σ y², about ȳ), None without bands; predictions `(T, N)` of each trial, 0
+    where a target is not measured in it, empty unless asked for.
     """
 
     r: np.ndarray
@@ -26,14 +27,17 @@ class Nested:
     alphas: np.ndarray
     scalings: np.ndarray
     product: np.ndarray | None
+    predictions: list[np.ndarray]
 
 
 def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: Sequence[Any] | None = None, *,
-           before: Sequence[Any] | None = None, after: Sequence[Any] | None = None, groups: Any = None) -> Nested:
+           before: Sequence[Any] | None = None, after: Sequence[Any] | None = None, groups: Any = None,
+           predict: bool = False) -> Nested:
     """Holds out each fold of trials in turn; the others choose penalties among themselves and learn weights.
 
     What is fitted without folds i and j serves both, as inner fold j of i and i of j. Arguments as in `TRF.fit`; `trf`
-    gives the settings and is not fitted.
+    gives the settings and is not fitted. `predict`: keep the predictions of all trials, each by what was fitted without
+    its fold.
 
     Raises:
         ValueError: fewer than three folds in which a target is measured.
@@ -49,7 +53,8 @@ def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: 
     error, r = _inner(sets, candidates, len(splits), n)
     bands = None if trf.band_of is None else np.tile(trf.band_of, len(trf.samples))
     out = Nested(np.full((len(trials), n), np.nan), np.zeros(n), np.full((len(splits), n), np.nan),
-                 np.full((len(splits), n), -1), None if bands is None else np.zeros((int(bands.max()) + 1, n)))
+                 np.full((len(splits), n), -1), None if bands is None else np.zeros((int(bands.max()) + 1, n)),
+                 [np.zeros(tuple(trial.y.shape)) for trial in trials] if predict else [])
     total, gain = np.zeros(n), np.zeros((1 if bands is None else int(bands.max()) + 1, n))
     level, size = power(sets), int(max(own.total.n for own in sets))
     for i in range(len(splits)):
@@ -62,7 +67,9 @@ def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: 
         for own in sets:
             if i in own.present:
                 at = own.columns
-                _test(own, i, candidates, which[at], trf.alphas[chosen[at]], bands, out.r, gain, total)
+                fitted = _test(own, i, candidates, which[at], trf.alphas[chosen[at]], bands, out.r, gain, total)
+                for trial in own.parts[i] if predict else ():
+                    out.predictions[trial][:, at] = estimate(trials[trial].x, trf.samples, *fitted)
     share = gain / np.where(total > 0, total, 1)
     return replace(out, r2=share.sum(0), product=None if bands is None else share)
 
@@ -83,8 +90,9 @@ def _inner(sets: Sequence[Folds], candidates: Candidates, k: int, n: int) -> np.
 
 
 def _test(own: Folds, i: int, candidates: Candidates, which: np.ndarray, alphas: np.ndarray, bands: np.ndarray | None,
-          r: np.ndarray, gain: np.ndarray, total: np.ndarray) -> None:
-    """Fits without fold i, and adds its scores to `r`, `gain` (what bands explain) and `total` (variation)."""
+          r: np.ndarray, gain: np.ndarray, total: np.ndarray) -> tuple[Array, Array]:
+    """Fits weights and intercepts without fold i, which it returns, and adds its scores to `r`, `gain` (what bands
+    explain) and `total` (variation)."""
     train, n_trials = own.train([i])
     coef, intercept = candidates.solve(train, n_trials, which, alphas)
     for trial, part in own.parts[i].items():
@@ -96,6 +104,7 @@ def _test(own: Folds, i: int, candidates: Candidates, which: np.ndarray, alphas:
     for band in range(len(gain)):
         gain[band, own.columns] += (explained if bands is None else explained[bands == band]).sum(0)
     total[own.columns] += to_numpy(held.yy + held.n * gap_y ** 2)
+    return coef, intercept
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Partition:
 
     Shape: names of the groups G; r2 `(N,)`; alone and unique `(G, N)`: R² of a group by itself, and what is lost
     without it; shared `(N,)`, what is left of r2 when all unique parts are taken out: for two groups what either could
-    give. Held-out parts may be negative. product `(G, N)`: see `Nested`, sums to r2.
+    give. Held-out parts may be negative. product `(G, N)`: see `Nested`, sums to r2. whole: scores of all features.
     """
 
     names: list[str]
@@ -113,16 +122,18 @@ class Partition:
     unique: np.ndarray
     shared: np.ndarray
     product: np.ndarray
+    whole: Nested
 
 
 def partition(settings: Mapping[str, Any], groups: Mapping[str, Any], stimuli: Sequence[Any], responses: Sequence[Any],
               weights: Sequence[Any] | None = None, *, before: Sequence[Any] | None = None,
-              after: Sequence[Any] | None = None, trial_groups: Any = None) -> Partition:
+              after: Sequence[Any] | None = None, trial_groups: Any = None, predict: bool = False) -> Partition:
     """Variance partitioning: nested cross-validation with all features, without each group, and with each alone.
 
     Args:
         settings: arguments of a forward `TRF`; `bands` and `scalings` (columns: groups, in the given order) are of the
             groups here.
+        predict: keep the predictions from all features, see `nested`.
         groups: name → columns (slice or indices) of the stimuli, which all together are each column once.
 
     Raises:
@@ -146,7 +157,7 @@ def partition(settings: Mapping[str, Any], groups: Mapping[str, Any], stimuli: S
             own["scalings"] = some[some.sum(1) > 0]
         parts = [None if around is None else [np.asarray(x)[:, chosen] for x in around] for around in (before, after)]
         return nested(TRF(**own), [np.asarray(x)[:, chosen] for x in stimuli], responses, weights, before=parts[0],
-                      after=parts[1], groups=trial_groups)
+                      after=parts[1], groups=trial_groups, predict=predict and len(members) == len(names))
 
     everyone = range(len(names))
     whole = run(list(everyone))
@@ -154,4 +165,4 @@ def partition(settings: Mapping[str, Any], groups: Mapping[str, Any], stimuli: S
     rest = alone[::-1] if len(names) == 2 else np.stack([run([h for h in everyone if h != g]).r2 for g in everyone])
     unique = whole.r2 - rest
     assert whole.product is not None
-    return Partition(names, whole.r2, alone, unique, whole.r2 - unique.sum(0), whole.product)
+    return Partition(names, whole.r2, alone, unique, whole.r2 - unique.sum(0), whole.product, whole)

@@ -13,10 +13,12 @@ from bm.data.responses import Responses, Trial, build_responses
 from bm.linear import TRF, dirichlet
 from bm.linear.lags import lag_samples
 from bm.linear.reconstruct import identify
+from bm.linear.trf_scores import Partition, nested, partition
 from bm.metrics.encoding import correlation, encoding_scores, explained_variance
 from bm.metrics.stats import bootstrap_interval
 from bm.solvers.base import Metrics, Solver
 from bm.solvers.encoding_report import all_moments, report
+from bm.solvers.trf_segments import TrfSegments
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +31,25 @@ class TrfSolver(Solver):
     Forward: all channels from all features, which are known around a trial too; the mean over repeats counts as often
     as it has repeats; channels measured in fewer than two folds are predicted to be 0. The loss is the cross-validated
     mean squared error; on valid trials 1 − mean r. With `trf.bands` each group of features has a scale of its own, and
-    is left out in turn.
+    is left out in turn. With `trf.nested` the test is of all trials of all splits, in outer folds of whole stimuli,
+    each predicted by a function whose penalties (per channel) and weights were found without its fold; kernels, and
+    what is restored, are those of the train trials as ever.
 
     Backward: all columns of features from the channels that are measured throughout; tested by their correlation with
-    the true ones, and by which segment was heard.
+    the true ones, and by which segment was heard: pieces of the trials, or (`trf.candidates=segments`) the test
+    segments of decoding, see `TrfSegments`.
 
     Written to the XP's folder: `encoding.parquet` (see `encoding_report`; backward: `reconstruction.parquet`, a row per
-    subject and column, and `test_segments.parquet`); `kernels.npz`: `lags` (s), `features`, `units`, `unit` (of the
-    kernels), forward `kernels` `(features, lags, units)`, NaN for units without one; backward for each subject i
-    `kernels_i` `(channels, lags, features)` and `patterns_i` `(features, lags, channels)` (`TRF.patterns`, lags
-    from tmin to tmax: `-lags[::-1]`) with the places in `units` of its channels, `channels_i`; with bands
-    `partition.parquet`: R² and what each adds (`unique_…`).
+    subject and column, and `test_segments.parquet`); `kernels.npz`: `lags` (s), `features`, `units`, `layout` (of the
+    units, flat), `unit` (of the kernels), forward `kernels` `(features, lags, units)`, NaN for units without one;
+    backward for each subject i `kernels_i` `(channels, lags, features)` and `patterns_i` `(features, lags, channels)`
+    (`TRF.patterns`, lags from tmin to tmax: `-lags[::-1]`) with the places in `units` of its channels, `channels_i`;
+    with bands `partition.parquet`: R² of all, what each adds to the others (`unique_…`) and the rest (`shared`); nested
+    also that of each by itself (`alone_…`) and its part of R² by the product measure (`product_…`).
     """
 
     responses: Responses
+    segments: TrfSegments | None = None
 
     def prepare(self) -> None:
         find_sources(self.cfg, self.root)
@@ -74,6 +81,8 @@ class TrfSolver(Solver):
                         for name, own in data.feature_slices.items() for i in range(own.stop - own.start)]
         self.models: dict[str, list[TRF]] = {}
         self.used: list[np.ndarray] = []
+        if trf.candidates == "segments":
+            self.segments = TrfSegments(self)
         logger.info("%s TRF: %d columns of features, %d lags, %d units of %d subjects, %d penalties", trf.direction,
                     len(self.columns), len(lags), len(data.units), len(data.subjects), trf.alphas.n)
 
@@ -130,17 +139,25 @@ class TrfSolver(Solver):
             bands = self._bands()[columns]
             labels = np.unique(bands)
             if len(labels) > 1:
-                settings |= {"bands": bands, "scalings": dirichlet(self.cfg.trf.n_scalings, len(labels),
-                                                                   seed=self.cfg.seed)}
-        used = self.used[subject]
-        features = [trial.features[:, columns] for trial in trials]
-        means = [trial.mean()[:, used] for trial in trials]
+                settings |= {"bands": bands, "scalings": self._scalings(len(labels))}
         stimuli = [trial.stimulus for trial in trials]
         if not self.forward:
-            return TRF(**settings).fit(features, means, groups=stimuli)
-        return TRF(**settings).fit(
-            features, means, [np.isfinite(trial.responses[:, :, used]).sum(0) for trial in trials], groups=stimuli,
-            before=[trial.before[:, columns] for trial in trials], after=[trial.after[:, columns] for trial in trials])
+            used = self.used[subject]
+            return TRF(**settings).fit([trial.features[:, columns] for trial in trials],
+                                       [trial.mean()[:, used] for trial in trials], groups=stimuli)
+        return TRF(**settings).fit(**self._sides(trials, columns), groups=stimuli)
+
+    def _scalings(self, n_bands: int) -> np.ndarray:
+        return dirichlet(self.cfg.trf.n_scalings, n_bands, seed=self.cfg.seed)
+
+    def _sides(self, trials: Sequence[Trial], columns: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+        """What a forward model is fitted to, of trials of one subject."""
+        used = self.used[trials[0].subject]
+        return {"stimuli": [trial.features[:, columns] for trial in trials],
+                "responses": [trial.mean()[:, used] for trial in trials],
+                "weights": [np.isfinite(trial.responses[:, :, used]).sum(0) for trial in trials],
+                "before": [trial.before[:, columns] for trial in trials],
+                "after": [trial.after[:, columns] for trial in trials]}
 
     def _bands(self) -> np.ndarray:
         """The band of each column."""
@@ -178,31 +195,62 @@ class TrfSolver(Solver):
         return epoch >= 1
 
     def test(self) -> Metrics:
+        trials = self.splits["test"]
+        # of all processes, who share the segments out
+        ranked = self.segments.retrieval_metrics() if self.segments is not None and trials else {}
         if not distrib.is_master():
             return {}
         self._write_kernels()
-        trials = self.splits["test"]
-        if not trials:
-            return {}
         cfg = self.cfg
+        if not trials and not cfg.trf.nested:
+            return {}
         if not self.forward:
-            return self._test_backward(trials)
-        predictions = self.predict(trials)
+            return self._test_backward(trials) | (ranked or self._test_pieces(trials))
+        if cfg.trf.nested:
+            trials, predictions, parts = self._nested()
+        else:
+            predictions = self.predict(trials)
+            parts = self._partition(trials, predictions) if self.bands else {}
         metrics = report(self.responses, trials, predictions, self.folder, n_boot=cfg.test.n_boot, seed=cfg.seed,
                          save_predictions=cfg.encode.predictions)
-        return metrics | self._partition(trials, predictions)
+        if parts:
+            table = self.responses.units.assign(**parts)
+            table.to_parquet(self.folder / "partition.parquet")
+            metrics |= {name: float(table[name].median()) for name in parts if name != "r2"}
+        return metrics
 
-    def _partition(self, trials: list[Trial], predictions: list[np.ndarray]) -> Metrics:
-        """What each band adds to the R² of the others, on the test trials."""
-        if not self.bands:
-            return {}
+    def _partition(self, trials: list[Trial], predictions: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """What each band adds to the R² of the others `(units,)`, on the test trials."""
         whole = explained_variance(all_moments(self.responses, trials, predictions))
-        table = self.responses.units.assign(r2=whole)
-        for band in self.bands:
-            rest = explained_variance(all_moments(self.responses, trials, self.predict(trials, band)))
-            table[f"unique_{band}"] = whole - rest
-        table.to_parquet(self.folder / "partition.parquet")
-        return {f"unique_{band}": float(table[f"unique_{band}"].median()) for band in self.bands}
+        unique = {f"unique_{band}": whole - explained_variance(all_moments(
+            self.responses, trials, self.predict(trials, band))) for band in self.bands}
+        return {"r2": whole, **unique, "shared": whole - sum(unique.values())}
+
+    def _nested(self) -> tuple[list[Trial], list[np.ndarray], dict[str, np.ndarray]]:
+        """All trials, what is predicted of each without its fold, and with bands the columns of partition.parquet."""
+        trials: list[Trial] = []
+        predictions: list[np.ndarray] = []
+        parts: dict[str, np.ndarray] = {}
+        for subject, used in enumerate(self.used):
+            own = [trial for split in self.splits for trial in self._own(subject, split)]
+            stimuli, sides = [trial.stimulus for trial in own], self._sides(own)
+            if self.bands:
+                bands = self._bands()
+                groups = {band: np.flatnonzero(bands == band) for band in self.bands}
+                settings = self.settings | {"scalings": self._scalings(len(groups))}
+                found = partition(settings, groups, **sides, trial_groups=stimuli, predict=True)
+                scores = found.whole
+                for name, values in _columns(found).items():
+                    column = parts.setdefault(name, np.full(len(self.responses.units), np.nan))
+                    column[self.responses.units_of(subject).start + used] = values
+            else:
+                scores = nested(TRF(**self.settings), **sides, groups=stimuli, predict=True)
+            for trial, found_part in zip(own, scores.predictions, strict=True):
+                whole = np.zeros(trial.responses.shape[1:])
+                whole[:, used] = found_part
+                trials.append(trial)
+                predictions.append(whole)
+        return trials, predictions, parts
 
     def _reconstruction(self, trials: list[Trial], n_boot: int) -> pd.DataFrame:
         """Scores of each subject and column of features."""
@@ -216,19 +264,25 @@ class TrfSolver(Solver):
         return pd.concat(tables, ignore_index=True)
 
     def _test_backward(self, trials: list[Trial]) -> Metrics:
-        cfg = self.cfg
-        table = self._reconstruction(trials, cfg.test.n_boot)
+        table = self._reconstruction(trials, self.cfg.test.n_boot)
         table.to_parquet(self.folder / "reconstruction.parquet")
+        return {"r": float(table["r"].median()), "r_mean": float(table["r"].mean()), "r2": float(table["r2"].median()),
+                "n_units": len(table), "n_stimuli": len({trial.stimulus for trial in trials})}
+
+    def _test_pieces(self, trials: list[Trial]) -> Metrics:
+        """Which piece of the trials was heard; a row per piece goes to `test_segments.parquet`, as of decoding."""
+        cfg = self.cfg
         samples = None if cfg.trf.segment_s is None else max(2, round(cfg.trf.segment_s * cfg.dset.sample_rate))
         found = identify(self.predict(trials), [trial.features for trial in trials],
                          [trial.stimulus for trial in trials], samples, ks=cfg.test.topk)
         subject = np.array([trial.subject for trial in trials])[found.trial]
         stimulus = np.array([trial.stimulus for trial in trials])[found.trial]
-        pd.DataFrame({"segment": found.result.segment, "subject": subject, "stimulus": stimulus, "number": found.number,
+        seconds = found.samples / cfg.dset.sample_rate
+        pd.DataFrame({"segment": found.result.segment, "subject": subject, "stimulus": stimulus, "block": stimulus,
+                      "stimulus_start": found.number * seconds, "stimulus_stop": (found.number + 1) * seconds,
+                      "word": "", "sentence": "", "candidate": found.candidate, "number": found.number,
                       **found.result.values}).to_parquet(self.folder / "test_segments.parquet")
-        metrics: Metrics = {"r": float(table["r"].median()), "r_mean": float(table["r"].mean()),
-                            "r2": float(table["r2"].median()), "n_units": len(table),
-                            "n_stimuli": len(set(stimulus)), **found.result.summary()}
+        metrics: Metrics = found.result.summary()
         for k in cfg.test.topk:
             interval = bootstrap_interval(found.result.values[f"top{k}"], subject, pd.factorize(stimulus)[0],
                                           n_boot=cfg.test.n_boot, seed=cfg.seed)
@@ -244,7 +298,8 @@ class TrfSolver(Solver):
         deviation = "standard deviation of the feature"
         unit = f"{side} per {deviation} and second" if self.forward else f"{deviation} per {side} and second"
         arrays: dict[str, Any] = {"lags": models[0].lags, "features": np.array(self.columns, dtype=str),
-                                  "units": np.array(names, dtype=str), "unit": np.array(unit)}
+                                  "units": np.array(names, dtype=str), "unit": np.array(unit),
+                                  "layout": units[["layout_x", "layout_y"]].to_numpy(float)}
         if self.forward:
             kernels = np.full((len(self.columns), len(models[0].lags), len(data.units)), np.nan)
             for subject, model in enumerate(models):
@@ -266,7 +321,9 @@ class TrfSolver(Solver):
 
     def state_dict(self) -> dict[str, Any]:
         import torch
-        return {"models": {band: [model.state_dict() for model in models] for band, models in self.models.items()},
+        names = self.responses.subjects if self.segments is None else self.segments.data.spec.subjects
+        return {"spec": {"subjects": list(names)},
+                "models": {band: [model.state_dict() for model in models] for band, models in self.models.items()},
                 "used": [torch.from_numpy(used) for used in self.used]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -275,6 +332,13 @@ class TrfSolver(Solver):
         for band, states in state["models"].items():
             for model, own in zip(self.models[band], states, strict=True):
                 model.load_state_dict(own)
+
+
+def _columns(found: Partition) -> dict[str, np.ndarray]:
+    """Columns of partition.parquet."""
+    of_bands = {f"{kind}_{name}": values for kind in ("unique", "alone", "product")
+                for name, values in zip(found.names, getattr(found, kind), strict=True)}
+    return {"r2": found.r2, **of_bands, "shared": found.shared}
 
 
 def _chosen(model: TRF) -> tuple[np.ndarray, np.ndarray]:

@@ -99,6 +99,23 @@ def plot_responses(measured: np.ndarray, predicted: Mapping[str, np.ndarray], ra
     return figure
 
 
+def plot_waveform(wave: np.ndarray, gradient: np.ndarray, rate: float, unit: str) -> Figure:
+    """A stretch of sound above what a change of each of its samples does to a response in its last frame.
+
+    Args:
+        wave, gradient: `(samples,)`, e.g. of `bm.analysis.gradmaps.waveform_gradmap`.
+        rate: Hz.
+    """
+    figure = new_figure(8, 3.4)
+    above, below = figure.subplots(2, 1, sharex=True)
+    milliseconds = 1000 * (np.arange(len(wave)) - len(wave)) / rate
+    above.plot(milliseconds, wave, color="black", linewidth=0.5)
+    above.set(ylabel="sound")
+    below.plot(milliseconds, gradient, color="tab:red", linewidth=0.5)
+    below.set(xlabel="time before the response (ms)", ylabel=f"effect on {unit}")
+    return figure
+
+
 def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Mean 0 and deviation 1 over what is known; a constant is 0."""
     if not known.any():

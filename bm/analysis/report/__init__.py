@@ -14,6 +14,7 @@ from bm.analysis.report.experiment import config, environment, leak_audit, overv
 from bm.analysis.report.layers import layers
 from bm.analysis.report.parts import Part, fill, new_report
 from bm.analysis.report.people import calibration
+from bm.analysis.report.reconstruction import reconstruction
 from bm.analysis.report.results import examples, metrics, subjects
 from bm.analysis.report.sensors import spatial_attention
 from bm.analysis.report.stimulus import features
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Section] = {
     "Classes": classes,
     "Layers": layers,
     "Encoding": encoding,
+    "Reconstruction": reconstruction,
     "Subjects": subjects,
     "Controls": controls,
     "New people": calibration,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from bm.analysis.encoder_attention import time_lock
 from bm.analysis.encoder_views import View, field_frames, look_inside, mel_frequencies
 from bm.analysis.encoders import (
     TASKS,
@@ -15,7 +16,8 @@ from bm.analysis.encoders import (
     read_encoders,
     unit_table,
 )
-from bm.analysis.plots.encoders import plot_encoders, plot_lags, plot_pairs, plot_responses
+from bm.analysis.plots.attention_time import plot_attention
+from bm.analysis.plots.encoders import plot_encoders, plot_lags, plot_pairs, plot_responses, plot_waveform
 from bm.analysis.plots.sensors import plot_topomaps
 from bm.analysis.plots.strf import plot_strfs
 from bm.analysis.report.parts import Part, note, table
@@ -98,15 +100,19 @@ def best_units(encoders: Sequence[Encoder], n: int) -> list[tuple[str, str]]:
 def view_parts(encoders: Sequence[Encoder]) -> dict[str, list[Part]]:
     """Sections on what the encoders have learned of the best units."""
     units, frames = best_units(encoders, N_FIELDS), field_frames([one.xps[0] for one in encoders])
-    views, notes = [], []
+    views, shown, notes = [], [], []
     for one in encoders:
         try:
             views.append(look_inside(one, units, frames))
+            shown.append(one)
         except NotRestorable as error:
             notes.append(note(f"{one.name} is not shown", f"It cannot be restored, because {error}."))
     if not views:
         return {"Receptive fields": notes}
-    return {"Receptive fields": [*_fields(views, encoders, units), *notes], "Attention over lags": _attention(views),
+    return {"Receptive fields": [*_fields(views, encoders, units), *_waveforms(views), *notes],
+            "Attention over lags": _attention(views),
+            "Attention over the sound": [part for view, one in zip(views, shown, strict=True)
+                                         for part in _over_the_sound(view, one)],
             "Predicted responses": _responses(views, units)}
 
 
@@ -142,6 +148,37 @@ def _attention(views: list[View]) -> list[Part]:
     return [Part("Attention over lags", plot_lags(profiles, views[0].rate),
                  "Mean over heads and test stimuli; dashed: the same at all lags. The states that are attended to hold "
                  "what came before them, so a peak is at the latency of the response or later in the window.")]
+
+
+def _over_the_sound(view: View, encoder: Encoder) -> list[Part]:
+    """One window of a stimulus with its attention, and whether attention follows the sound."""
+    if not view.attended:
+        return []
+    first, window = view.attended[0], view.attended[0].weights.shape[2]
+    hertz = mel_frequencies(encoder.xps[0])
+    bands = hertz if hertz is not None and len(hertz) == first.sound.shape[1] else np.arange(first.sound.shape[1])
+    end = max(window, (len(first.sound) + 1) // 2)
+    figure = plot_attention(first.weights.mean(0)[end - 1], first.sound[end - window:end], bands, view.rate,
+                            title=f"{view.name}: {first.stimulus}, {end / view.rate:.2f} s")
+    caption = ("The window up to the middle of a test stimulus, not chosen by its scores; attention is the mean over "
+               "heads" + ("." if bands is hertz else "; bands are counted, as their frequencies are not known."))
+    long = [one for one in view.attended if len(one.sound) >= 2 * window]
+    if not long:
+        return [Part(f"Attention of {view.name}", figure, f"{caption} No stimulus is twice as long as the window, so "
+                     "that it is not known whether attention follows the sound.")]
+    found = time_lock([one.weights.mean(0) for one in long], [one.sound for one in long])
+    return [Part(f"Attention of {view.name}", figure, caption), note(
+        f"Does the attention of {view.name} follow the sound?",
+        f"Time-lock p = {found.p:.3g} (strength {found.strength:.3f}, {len(long)} test stimuli; chance: each lag "
+        f"shifted on the sound's circle). {100 * found.followed.mean():.1f} % of frames keep attention while they move "
+        "through the window; 5 % would by chance. A large p: attention goes by lag, whatever is heard.")]
+
+
+def _waveforms(views: list[View]) -> list[Part]:
+    """What a unit listens to in the samples of a sound, of encoders that hear them."""
+    return [Part(f"Waveform: {view.name}", plot_waveform(heard.wave, heard.gradient, heard.rate, heard.unit),
+                 f"A stretch of test stimulus {view.stimulus}, and the gradient of the response in its last frame with "
+                 "respect to each sample.") for view in views if (heard := view.waveform) is not None]
 
 
 def _responses(views: list[View], units: list[tuple[str, str]]) -> list[Part]:
