@@ -106,7 +106,7 @@ def transfer_functions(bands: int, frames: int) -> Iterator[tuple[str, np.ndarra
                 kept = both if not direction else np.where(direction * np.outer(steep, slow) >= 0, both, 0)
                 # the real part of a complex signal is that of its Hermitian half
                 hermitian = (kept + kept[mirrored_bands][:, mirrored_frames].conj()) / 2
-                yield f"{rate:g}Hz_{scale:g}cyc_{('both', 'up', 'down')[direction]}", hermitian[:, :frames // 2 + 1]
+                yield f"{rate:g}Hz_{scale:g}cyc_{('both', 'down', 'up')[direction]}", hermitian[:, :frames // 2 + 1]
 
 
 @lru_cache(1)

@@ -77,6 +77,22 @@ def test_equal_to_obvious_loops(n_repeats, offset):
     assert np.array_equal(found.repeats, [n_repeats] * 3) and found.repeated.all()
 
 
+def test_stimuli_of_which_nothing_is_known():
+    """Halves that contradict each other do not count for CCmax, but for the reliability, which is then 0 or nothing;
+    the number of repeats is the median over stimuli that were heard."""
+    wave = np.sin(np.arange(60) / 3)[:, None]
+    good = wave + 0.3 * np.random.default_rng(0).standard_normal((2, 60, 1))
+    contrary = np.stack([wave, 0.2 * np.cos(np.arange(60) / 5)[:, None] - wave])
+    unheard, more = np.full((2, 60, 1), np.nan), planted(9, 30, 1.0, 0.5, 1, units=1)
+    rho = [np.corrcoef(*one[..., 0])[0, 1] for one in (good, contrary)]
+    assert rho[0] > 0.7 and rho[1] < -0.9
+    found = noise_ceilings([good, contrary])
+    assert found.ccmax[0] == pytest.approx(np.sqrt(2 * rho[0] / (1 + rho[0])))
+    assert found.trial_correlation[0] == pytest.approx(np.mean(rho)) and found.signal[1, 0] < 0
+    assert np.isnan(found.reliability[0]) and np.isnan(noise_ceilings([contrary]).ccmax[0])
+    assert noise_ceilings([good, good, more, unheard]).repeats.tolist() == [2]
+
+
 def test_half_splits_are_all_of_them_or_drawn():
     for n_repeats, number in {2: 1, 3: 3, 4: 3, 5: 10, 9: 126, 10: 126}.items():
         splits = half_splits(n_repeats)

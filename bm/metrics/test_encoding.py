@@ -92,6 +92,15 @@ def test_the_true_model_reaches_one_at_any_noise(noise):
     assert noise < 5 or np.mean(plain) < 0.95  # the correlation itself falls
 
 
+def test_the_mean_response_is_over_what_was_measured():
+    responses = np.array([[[1.0, 5.0], [2.0, np.nan]], [[np.nan, 7.0], [4.0, np.nan]], [[np.nan, 9.0], [9.0, np.nan]]])
+    np.testing.assert_array_equal(mean_response(responses), [[1.0, 7.0], [5.0, np.nan]])
+
+
+def test_what_is_said_of_few_stimuli():
+    assert few_stimuli(10) == "" and few_stimuli(9).startswith("9 test stimuli are few")
+
+
 def test_differences_between_stimuli_do_not_make_a_model_better_than_true():
     rates, responses = planted(1.0, 0, offset=3.0)
     moments, ceilings = stimulus_moments(rates, responses), noise_ceilings(responses)

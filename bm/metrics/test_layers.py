@@ -25,10 +25,24 @@ def test_reading_out_is_unbiased_by_the_choice(compat):
 
 def test_ties_are_broken_evenly_and_medians_capped():
     found = best_layer(np.full((3, 5000, 4), 7.0))
-    assert (found.score == 1).all() and np.bincount(found.layer[0]).min() > 1500
+    assert (found.score == 1).all() and np.bincount(found.layer[0], minlength=3).min() > 1500
     assert (best_layer(np.full((3, 5, 4), 7.0), cap=None).score == 7).all()
+    above = np.stack([np.full((5000, 4), 2.0), np.full((5000, 4), 3.0)])  # both above 1 are as good
+    assert abs(best_layer(above).layer.mean() - 0.5) < 0.05 and (best_layer(above, cap=None).layer == 1).all()
     with pytest.raises(ValueError, match=r"shape \(3, 5, 1\)"):
         best_layer(np.ones((3, 5, 1)))
+
+
+@pytest.mark.parametrize("compat", [None, "reference"])
+def test_medians_are_over_half_of_the_splits(compat):
+    """Three of six: one outlier moves no median, two do where they are together. The first layer's are never above."""
+    found = best_layer(np.array([[[0.1] * 5 + [100.0]], [[0.2] * 5 + [-100.0]]]), cap=None, compat=compat)
+    assert (found.layer == 1).all() and (found.score == 0.2).all()
+    scores = np.array([[[0.0] * 4 + [9.0] * 2], [[-1.0] * 6]])
+    found = best_layer(scores, 200, cap=5.0, compat=compat)
+    assert set(found.score.ravel()) == {0.0, 5.0} and (found.layer == 0).all()
+    assert abs((found.score == 5).mean() - 0.2) < 0.08  # both of two in a given half of six: 3/6 · 2/5
+    assert (best_layer(np.array([[[0.0, 2.0, 2.0, 2.0]]]), cap=1.0).score == 1).all()  # capped after the median
 
 
 def test_over_subjects():

@@ -60,8 +60,14 @@ def test_the_layer_that_the_voxels_follow_is_found(tmp_path, twin):
     assert metrics["independent_r2"] > 0.9 and (metrics["n_voxels"], metrics["n_subjects"]) == (7, 2)
     assert set(metrics["regions"]) == {"all", "Primary", "Lateral", "Posterior", "Anterior"}
     assert metrics["regions"]["all"]["position"] == 1 and metrics["dimensionality"]["bands"] <= 2
+    dimensions = pd.read_csv(folder / "dimensionality.csv")
+    assert dimensions["source"].tolist()[:3] == ["noise", "bands", "responses"]
+    assert 1 < metrics["responses_dimensionality"]["all"] < 4  # two bands and noise
     table = pd.read_parquet(folder / "voxels.parquet")
     assert len(table) == 2 * 7 * 4
+    for name, of in {"largest_alpha": table["edge"] == 1, "smallest_alpha": table["edge"] == 2,
+                     "above_one": table["r2_test_c"] > 1, "constant": table["constant_test"]}.items():
+        assert metrics[name] == pytest.approx(of.mean())
     assert {"layer", "subject", "region", "voxel", "split", "r2_test_c", "alphas"} <= set(table)
     with scipy.io.netcdf_file(folder / "scores.nc", mmap=False) as file:
         assert json.loads(file.layers) == ["noise", "bands"] and file.variables["r_test"].shape == (2, 7, 4)
@@ -100,6 +106,51 @@ def test_components_and_published_activations(tmp_path, twin):
                     "selections.nh2015.space=components")
     metrics = solver.run()
     assert metrics["n_voxels"] == 3 and metrics["best_name"] == "fc" and metrics["r"] < 0.5
+
+
+def test_published_hdf5(tmp_path, twin):
+    """One file, whose rows are the study's sounds in order and have no names (in-house networks of the paper)."""
+    h5py = pytest.importorskip("h5py", reason="h5py comes with the extra `published`")
+    solver, _ = run(tmp_path, *twin)
+    solver.build()
+    rng, bands = np.random.default_rng(0), solver.features("bands")
+    for n in (40, 39):
+        with h5py.File(tmp_path / f"{n}.h5", "w") as file:
+            file["layer_list"] = [b"relu0", b"relu1"]
+            file["relu0"], file["relu1"] = rng.random((n, 3, 2)).astype(np.float32), bands[:n]
+    own = [*twin, "encoding.model=null"]
+    metrics = run(tmp_path, *own, f"encoding.activations={tmp_path / '40.h5'}")[0].run()
+    assert metrics["best_name"] == "relu1" and list(metrics["layers_r"]) == ["relu0", "relu1"] and metrics["r"] > 0.9
+    (tmp_path / "short").mkdir()
+    with pytest.raises(ValueError, match="relu0 has 39 sounds without names, the study 40"):
+        run(tmp_path / "short", *own, f"encoding.activations={tmp_path / '39.h5'}")[0].run()
+
+
+@pytest.mark.parametrize("form", ["files", "entry"])
+def test_published_activations_are_put_into_the_order_of_the_study(tmp_path, twin, form):
+    """Files by name and an entry from the last sound to the first: row i is that of the study's sound i."""
+    published = tmp_path / "published"
+    published.mkdir()
+    solver, _ = run(tmp_path, *twin)
+    solver.build()
+    sounds = solver.data.sounds
+    assert sorted(sounds) != sounds and len(sounds) == 40
+    rows = np.arange(40, dtype=np.float32)[:, None, None] + np.float32([[0, 0.25], [0.5, 0.75]])
+    if form == "files":
+        for sound, row in zip(sounds, rows, strict=True):
+            save_file({"fc": row}, published / f"{sound}_activations.safetensors")
+    else:
+        save_file({"fc": np.ascontiguousarray(rows[::-1])}, published / "activations.safetensors")
+        (published / "index.json").write_text(json.dumps({"sounds": sounds[::-1], "layers": [{"name": "fc"}]}))
+    solver, _ = run(tmp_path, *twin, "encoding.model=null", f"encoding.activations={published}")
+    solver.build()
+    np.testing.assert_array_equal(solver.features("fc"), rows.reshape(40, 4))
+    if form == "files":
+        (published / f"{sounds[3]}_activations.safetensors").unlink()
+        solver, _ = run(tmp_path, *twin, "encoding.model=null", f"encoding.activations={published}")
+        solver.build()
+        with pytest.raises(ValueError, match=f"lacks 1 of 40 sounds, the first is '{sounds[3]}'"):
+            solver.features("fc")
 
 
 @pytest.mark.parametrize("overrides,message", [

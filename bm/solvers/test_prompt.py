@@ -97,6 +97,44 @@ def test_the_target_may_be_filtered(built, options, train, test):
     assert np.isfinite(one.train_epoch(1)["loss"])
 
 
+@pytest.mark.parametrize("hears", [True, False])
+def test_what_is_tested(built, hears):
+    """A prompt of 5 samples, the trigger at the 20th: correlations over a recording's segments from there on, of each
+    channel that it has and each time; means over these, then over recordings."""
+    one, _ = built("dset.tmin=-0.8", "task.meg_init=0.2")
+    one.modules.eval()
+    segments: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for segment in one.test_ids():
+        batch = one.finish(one.data.dataset("test").__getitems__([segment]))
+        if batch.brain.abs().max() > one.cfg.norm.max_scale:
+            continue
+        if not hears:
+            batch = batch.replace(features={name: 0 * x for name, x in batch.features.items()})
+        with torch.no_grad():
+            estimate = one.forward(batch.replace(brain=torch.cat(
+                [batch.brain[..., :5], torch.zeros_like(batch.brain[..., 5:])], -1)))
+        segments.setdefault(int(batch.recording[0]), []).append(
+            (estimate[0].numpy(), batch.brain[0].numpy(), batch.channel_mask[0].numpy()))
+    scores = []
+    for own in segments.values():
+        estimates, brains, channels = (np.stack(values) for values in zip(*own, strict=True))
+        scores.append(np.mean([np.corrcoef(estimates[:, c, t], brains[:, c, t])[0, 1]
+                               for c in np.flatnonzero(channels[0]) for t in range(20, estimates.shape[2])]))
+    found, n = one.correlations(hears)
+    assert n == len(scores) == 3 and len({len(own) for own in segments.values()} | {0, 1}) > 2
+    assert found == pytest.approx(np.mean(scores), abs=1e-5)
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_segments_that_are_left_out(built, empty):
+    """Those with a value out of range, and without a word where that is asked for."""
+    one, batch = built(f"norm.exclude_empty_features={empty}")
+    brain, words = batch.brain.clone(), torch.ones_like(batch.masks["word"])
+    brain[1, 0, 3], brain[3, 0, 3], words[2] = -1.01 * one.cfg.norm.max_scale, one.cfg.norm.max_scale, False
+    kept = one.kept(batch.replace(brain=brain, masks={"word": words}))
+    assert kept.segment.tolist() == batch.segment[[0, 3] if empty else [0, 2, 3]].tolist()
+
+
 def test_simpleconv_encodes_too(solver):
     small = ["model=clip_conv_small", "task.type=encode", "task.offset_meg_ms=0", "+simpleconv.hidden.features=8",
              "simpleconv.hidden.meg=8", "simpleconv.merger=false", *CONVRNN[5:], "optim.epochs=1"]

@@ -1,4 +1,5 @@
 """Attention GRUs: sizes, equivalence of windows and spectrograms, and what each variant computes, by hand."""
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,7 @@ def test_each_variant_against_its_formula():
                 whole.get_parameter(key.replace("l0", f"l{layer}")).data.copy_(values)
         first.load_state_dict(model.layers[0].state_dict())
         states = [first(windows)[0], second(windows)[0]]
+        model.sink = []
         found = model.attend(windows)
         if name == "gru":
             expected = model.out(states[1][:, -1])
@@ -86,6 +88,28 @@ def test_each_variant_against_its_formula():
             expected = torch.cat([own(torch.cat([(a[layer][..., [k]] * states[layer]).sum(1) for layer in (0, 1)], 1))
                                   for k, own in enumerate(model.own)], 1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        if name != "gru":
+            weights = torch.cat(a if isinstance(a, list) else [a], 2).transpose(1, 2)[:, :, None]
+            torch.testing.assert_close(model.sink, [weights], rtol=0, atol=1e-6)
+
+
+def test_a_convolution_before_and_hidden_layers_behind():
+    """In numpy: ReLU of the causal convolution of the window alone, attention with 1e-7 in the denominator, ReLU."""
+    model = make("cnn_gru_attention", filters=3, kernel=4, layers=1, post=[7])
+    windows = torch.randn(5, 6, 4).double()
+    p = {name: values.numpy() for name, values in model.state_dict().items()}
+    padded = np.pad(windows.numpy(), [(0, 0), (3, 0), (0, 0)])
+    heard = np.stack([np.einsum("bkc,fck->bf", padded[:, t:t + 4], p["conv.weight"]) for t in range(6)], 1)
+    heard = np.maximum(heard + p["conv.bias"], 0)
+    with torch.no_grad():
+        states = model.layers[0](torch.from_numpy(heard))[0].numpy()
+        found = model.attend(windows).numpy()
+    logits = states @ p["attention.logits.weight"].T + p["attention.logits.bias"]
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    context = (powers / (powers.sum(1, keepdims=True) + 1e-7) * states).sum(1)
+    hidden = np.maximum(context @ p["out.0.weight"].T + p["out.0.bias"], 0)
+    np.testing.assert_allclose(found, hidden @ p["out.2.weight"].T + p["out.2.bias"], rtol=1e-10, atol=1e-12)
+    assert make("cnn_gru_attention").conv.out_channels == 32
 
 
 def test_the_plain_gru_reads_both_directions():
