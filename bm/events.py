@@ -225,7 +225,7 @@ def make_blocks(events: pd.DataFrame, rule: str, duration: float, where: str) ->
     member_of = np.searchsorted(start, event_start, side="right") - 1
     limit = np.r_[start[1:], np.inf]
     inside = (member_of >= 0) & (event_start + event_duration < limit[member_of])
-    stimulus, offset = _playing(events, kind == "sound", start)
+    stimulus, offset = playing(events, kind == "sound", start)
     if rule == "block":
         uid = [str(value) for value in events["uid"].to_numpy()[openers]]
     else:
@@ -261,7 +261,7 @@ def _texts(column: pd.Series, member_of: np.ndarray, rows: np.ndarray) -> dict[i
     return texts
 
 
-def _playing(events: pd.DataFrame, sounds: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def playing(events: pd.DataFrame, sounds: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stimulus and offset (s) of the one of `sounds` (a mask) that plays at each time; "" and 0 where none does."""
     if not sounds.any():
         return np.full(len(times), ""), np.zeros(len(times))

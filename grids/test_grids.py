@@ -10,7 +10,7 @@ from grids._utils import collect, combinations, get_all_explorer_sigs, get_dummy
 
 COUNTS = {"nmi.main_table": 60, "nmi.ablation_final": 144, "nmi.nmels": 144, "nmi.lr_batch_size": 72,
           "nmi.fair_compare_meg_eeg": 45, "nmi.per_subject_gwilliams": 27, "nmi.per_subject_mous": 30,
-          "nmi.wordlists": 3, "natsounds": 5, "natsounds_seeds": 25, "demo": 8, "encoders": 14}
+          "nmi.wordlists": 3, "natsounds": 5, "natsounds_seeds": 25, "demo": 8, "encoders": 14, "layers": 7}
 
 
 #: a config takes 0.1 s

@@ -1,10 +1,13 @@
 """Networks side by side: which of their layers are like the brain, from finished ridge and RSA XPs.
 
     python -m scripts.layers GRID_OR_SIG [MORE …] [--output FOLDER]
+    python -m scripts.layers layers --run
 
-Prints scores of networks with their controls, differences with p values, positions of the best layers by region, and
-effective dimensionality against scores; writes every table as CSV, every figure as PNG, and all in one HTML page that
-needs no network, by default in `<outputs>/layers/<first name>`. Only folders of XPs are read.
+Prints scores of networks with their controls and of each layer, differences with p values, positions of the best layers
+by region, and effective dimensionality against scores; writes every table as CSV, every figure as PNG, values on the
+cortex as GIFTI (extra `surface`), and all in one HTML page that needs no network, by default in
+`<outputs>/layers/<first name>`. Only folders of XPs are read; with `--run` what a grid lacks is trained before, as
+`scripts.run_grid` does.
 """
 import argparse
 import os
@@ -14,8 +17,9 @@ from pathlib import Path
 import pandas as pd
 
 #: tables that are printed, and their titles
-PRINTED = {"networks": "networks", "pairs": "differences", "regions": "best layer by region",
-           "primary_test": "primary and other regions, over networks", "dimensionality": "dimensionality and score"}
+PRINTED = {"networks": "networks", "curves": "layers", "pairs": "differences", "regions": "best layer by region",
+           "primary_test": "primary and other regions, over networks", "dimensionality": "dimensionality and score",
+           "responses": "dimensionality of responses"}
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -24,17 +28,25 @@ def main(argv: list[str] | None = None) -> Path:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="GRID_OR_SIG", help="launched grids and signatures of XPs")
     parser.add_argument("--output", type=Path, help="folder of tables, figures and page")
+    parser.add_argument("--run", action="store_true", help="first train what is missing of the named grids, here")
     args = parser.parse_args(argv)
+    if args.run:
+        from scripts.run_grid import main as run_grid
+        if failed := [name for name in args.names if run_grid([name])]:
+            raise SystemExit(f"XPs of {', '.join(failed)} failed: see above")
     from matplotlib.figure import Figure
 
-    from bm.analysis.layers import all_tables, find_layers
+    from bm.analysis.layer_tables import all_tables
+    from bm.analysis.layers import find_layers, groups
     from bm.analysis.report.layers import comparison
     from bm.analysis.report.parts import fill, new_report
+    from bm.analysis.report.places import write_surfaces
     from bm.train import main as train_main
     outputs = Path(train_main.dora.dir)
     try:
         xps = find_layers(args.names, outputs)
         tables = all_tables(xps)
+        sections = comparison(xps, tables)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
     folder = args.output or outputs / "layers" / args.names[0]
@@ -45,7 +57,8 @@ def main(argv: list[str] | None = None) -> Path:
     for name, title in PRINTED.items():
         if len(tables[name]):
             print(f"{title}\n{_text(tables[name])}\n")
-    sections = comparison(xps, tables)
+    for (responses, _), own in groups(xps).items():
+        write_surfaces(own, folder, responses)
     report = new_report("Layers: " + ", ".join(args.names))
     for section, parts in sections.items():
         fill(report, section, parts)

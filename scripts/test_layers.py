@@ -64,7 +64,8 @@ def test_a_grid_from_training_to_the_notebook(tmp_path):
         ["ridge", "trained"], ["ridge", "permuted"], ["rsa", "trained"]]
     assert (networks["n_subjects"] == 2).all() and networks["score"].between(0, 1.5).all()
     assert "bands_for_tests:network" in said and "differences" in said
-    assert {"pairs.csv", "regions.csv", "curves.csv", "dimensionality.csv"} <= {path.name for path in folder.iterdir()}
+    assert {"pairs.csv", "regions.csv", "curves.csv", "dimensionality.csv", "diagnostics.csv", "responses.csv"} <= {
+        path.name for path in folder.iterdir()}
     assert len(list(folder.glob("*.png"))) >= 6 and "Dimensionality" in (folder / "layers.html").read_text()
 
     for sig in networks["sig"].iloc[[0, -1]]:
@@ -74,6 +75,14 @@ def test_a_grid_from_training_to_the_notebook(tmp_path):
     call(environment, "scripts.notebook", "notebook_templates/layers.ipynb", "--output", str(tmp_path / "book"))
     page = (tmp_path / "book/layers.html").read_text()
     assert "<table" in page and "data:image/png" in page
+
+
+def test_what_a_grid_lacks_is_run_first(monkeypatch):
+    asked = []
+    monkeypatch.setattr("scripts.run_grid.main", lambda argv: asked.append(argv) or 1)
+    with pytest.raises(SystemExit, match="XPs of layers failed"):
+        main(["layers", "--run"])
+    assert asked == [["layers"]]
 
 
 def test_nothing_of_that_name(tmp_path, monkeypatch):

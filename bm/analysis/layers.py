@@ -4,10 +4,10 @@ XPs with the same responses and task (`group`) are compared with each other. A n
 that is best for each voxel, chosen and read on different splits (RSA: for each person, on different sounds); medians
 over a person's voxels (and latencies), means over people. Source: Tuckute, Feather et al. 2023, Methods.
 """
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,16 @@ import pandas as pd
 
 from bm.analysis.grids import xp_folders
 from bm.analysis.xp import StoredXP
-from bm.metrics.compare import signed_rank
-from bm.metrics.layers import (
-    BestLayer,
-    best_layer,
-    bootstrap_below,
-    by_subject,
-    permutation_below,
-    within_subject_sem,
-)
+from bm.metrics.layers import BestLayer, best_layer, by_subject
 
 BASELINE = "spectrotemporal"
 WEIGHTS = ("trained", "permuted", "untrained")
 PRIMARY = "Primary"
 TASKS = ("ridge", "rsa")
+#: in tables of RSA: all of a person's voxels, and all layers side by side (`bm.solvers.rsa`)
+WHOLE, CONCATENATED = "all", "all layers"
+#: the end of a network's name that says with which random numbers it was trained, as in Kell2018wordSeed2
+SEED = re.compile(r"[_\W]?seed[_\W]?(\d+)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,16 @@ class LayersXP:
 
     @property
     def network(self) -> str:
-        """Its name, without the folder or organisation."""
-        return Path(self.xp.get("encoding.model") or self.xp.get("encoding.activations")).name
+        """Its name, without the folder or organisation; of controls with another seed than 0 with that."""
+        name = Path(self.xp.get("encoding.model") or self.xp.get("encoding.activations")).name
+        seed = self.xp.get("encoding.weights_seed", 0)
+        return f"{name} seed{seed}" if seed and self.weights != "trained" else name
+
+    @property
+    def family(self) -> tuple[str, int]:
+        """The network's name without its seed, and the seed: 0 where the name has none."""
+        found = SEED.search(self.network)
+        return (self.network[:found.start()], int(found[1])) if found else (self.network, 0)
 
     @property
     def weights(self) -> str:
@@ -57,13 +61,19 @@ class LayersXP:
             "encoding.random") else "trained"
 
     @property
+    def items(self) -> str:
+        """What activations and responses are of: sound, word or phoneme."""
+        return self.xp.get("encoding.items", "sound")
+
+    @property
     def responses(self) -> str:
-        """What was measured: selections, the space where a study has several, and whether there are latencies."""
+        """What was measured: selections, the space where a study has several, items, whether there are latencies."""
         names = []
         for name in self.xp.get("dset.selections"):
             space = self.xp.get(f"selections.{name}.space")
             names.append(f"{name} {space}" if space else name)
-        return "+".join(names) + (" by latency" if self.xp.get("encoding.latencies") else "")
+        items = "" if self.items == "sound" else f" {self.items}s"
+        return "+".join(names) + items + (" by latency" if self.xp.get("encoding.latencies") else "")
 
     @property
     def group(self) -> tuple[str, str]:
@@ -76,8 +86,30 @@ class LayersXP:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """A row per layer, target and split (ridge), or per split, side, person (and latency) and layer (RSA)."""
-        return pd.read_parquet(self.xp.folder / ("voxels.parquet" if self.task == "ridge" else "rsa.parquet"))
+        """A row per layer, target and split (ridge), or per split, side, person (and latency) and layer (RSA, of all
+        voxels)."""
+        if self.task == "ridge":
+            return pd.read_parquet(self.xp.folder / "voxels.parquet")
+        table = self.region_rows
+        return table[(table["region"] == WHOLE) & (table["layer"] != CONCATENATED)].drop(columns="region")
+
+    @cached_property
+    def region_rows(self) -> pd.DataFrame:
+        """Of RSA: `rows` of each region, and of all layers side by side where these were compared."""
+        table = pd.read_parquet(self.xp.folder / "rsa.parquet")
+        return table if "region" in table else table.assign(region=WHOLE, n_voxels=0)
+
+    @property
+    def components(self) -> bool:
+        """Whether targets are components, not places."""
+        return all(self.xp.get(f"selections.{name}.space") == "components" for name in self.xp.get("dset.selections"))
+
+    @property
+    def regions(self) -> list[str]:
+        """Names of those that are known."""
+        if self.task == "rsa":
+            return sorted(set(self.region_rows["region"]) - {WHOLE})
+        return sorted(set(self.targets["region"]) - {""}) if "region" in self.targets else []
 
     @cached_property
     def layers(self) -> list[str]:
@@ -139,6 +171,22 @@ class LayersXP:
     def position(self) -> np.ndarray:
         """Of each target the relative position of its best layer: 0 the first, 1 the last."""
         return self.best.position(len(self.layers))
+
+    def positions(self, regions: Sequence[str]) -> pd.Series:
+        """By person who has some of the regions: relative position of the best layer there.
+
+        Of ridge the median over all targets in these regions; of RSA, as published, the best layer on all sounds (over
+        latencies) of each region, mean over these regions.
+        """
+        if self.task == "ridge":
+            chosen = self.targets["region"].isin(regions).to_numpy()
+            names, values = by_subject(self.position[chosen], self.targets["subject"].to_numpy()[chosen])
+            return pd.Series(values, names)
+        rows = self.region_rows
+        rows = rows[rows["region"].isin(regions) & (rows["sounds"] == "all") & (rows["layer"] != CONCATENATED)]
+        wide = rows.pivot_table("similarity", ["subject", "region"], "layer", sort=False)[self.layers]
+        depth = pd.Series(wide.to_numpy().argmax(1) / max(len(self.layers) - 1, 1), wide.index)
+        return depth.groupby("subject").mean()
 
     def layer_scores(self) -> np.ndarray:
         """`(subjects, layers)`: medians over splits (at most 1), then over voxels."""
@@ -211,140 +259,3 @@ def groups(xps: Sequence[LayersXP]) -> dict[tuple[str, str], list[LayersXP]]:
                 raise ValueError(f"{' '.join(name)}: XPs {own[0].sig} and {one.sig} have other people, "
                                  f"{own[0].subjects[:3]}… and {one.subjects[:3]}…")
     return out
-
-
-def _about(one: LayersXP) -> dict[str, Any]:
-    return {"responses": one.responses, "task": one.task, "network": one.network, "weights": one.weights}
-
-
-def network_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
-    """A row per XP: score (mean over people), within-subject standard error (over the group's XPs), the layer that most
-    targets choose, and the relative position of the best one (median)."""
-    rows = []
-    for own in groups(xps).values():
-        values = np.stack([one.per_subject for one in own], 1)  # subjects, XPs
-        sems = within_subject_sem(values) if len(own) > 1 else np.full(1, np.nan)
-        for k, one in enumerate(own):
-            layer = one.layers[int(np.bincount(one.best.layer.ravel()).argmax())]
-            rows.append({**_about(one), "metric": one.metric, "score": values[:, k].mean(), "sem": sems[k],
-                         "layer": layer, "position": float(np.median(one.position)), "n_layers": len(one.layers),
-                         "n_subjects": len(one.subjects), "sig": one.sig})
-    return pd.DataFrame(rows)
-
-
-def pair_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
-    """Pairs of trained networks (and the baseline), and each network against its own controls, the better one first.
-
-    `p` is one-sided: over people (bootstrap); of one "person" (a group's components or electrodes) the ten iterations
-    (RSA: splits) are permuted, which says how sure the choice of splits leaves the difference, nothing of other people.
-    """
-    rows = []
-    for own in groups(xps).values():
-        for one, other in combinations(own, 2):
-            if one.network != other.network and {one.weights, other.weights} != {"trained"}:
-                continue
-            better, worse = sorted((one, other), key=lambda x: -x.per_subject.mean())
-            people = len(one.subjects) > 1
-            p = bootstrap_below(better.per_subject, worse.per_subject) if people else permutation_below(
-                better.repeats[:, 0], worse.repeats[:, 0])
-            rows.append({"responses": one.responses, "task": one.task,
-                         "better": f"{better.network} {better.weights}", "worse": f"{worse.network} {worse.weights}",
-                         "difference": better.per_subject.mean() - worse.per_subject.mean(), "p": p,
-                         "over": "people" if people else "iterations" if one.task == "ridge" else "splits"})
-    return pd.DataFrame(rows)
-
-
-def _positions(one: LayersXP, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """People who have some of the targets, and the median position of each's."""
-    return by_subject(one.position[chosen], one.targets["subject"].to_numpy()[chosen])
-
-
-def region_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
-    """Relative position of the best layer in each region: medians over a person's voxels, means over people, and the
-    within-subject standard error over regions (of people who have them all)."""
-    rows = []
-    for one in xps:
-        names = sorted(set(one.targets["region"]) - {""}) if "region" in one.targets else []
-        found = [_positions(one, (one.targets["region"] == name).to_numpy()) for name in names]
-        wide = pd.DataFrame({name: pd.Series(values, who) for name, (who, values) in zip(names, found, strict=True)})
-        whole = wide.dropna().to_numpy()
-        sems = within_subject_sem(whole) if len(whole) > 1 and len(names) > 1 else np.full(len(names), np.nan)
-        for k, (name, (who, values)) in enumerate(zip(names, found, strict=True)):
-            voxels = one.targets.loc[one.targets["region"] == name, ["subject", "voxel"]].drop_duplicates()
-            rows.append({**_about(one), "region": name, "position": values.mean(), "sem": sems[k],
-                         "n_subjects": len(who), "n_voxels": len(voxels)})
-    return pd.DataFrame(rows)
-
-
-def primary_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
-    """Position of the best layer of each network in primary regions and in all others, mean over people."""
-    rows = []
-    for one in xps:
-        region = one.targets["region"] if "region" in one.targets else pd.Series(dtype=str)
-        inside, outside = ((region == PRIMARY).to_numpy(), (~region.isin(["", PRIMARY])).to_numpy())
-        if inside.any() and outside.any() and len(one.layers) > 1:
-            rows.append({**_about(one), "primary": _positions(one, inside)[1].mean(),
-                         "non_primary": _positions(one, outside)[1].mean()})
-    return pd.DataFrame(rows)
-
-
-def primary_test(table: pd.DataFrame) -> pd.DataFrame:
-    """Wilcoxon's signed-rank test over networks of `primary_table`: are best layers deeper outside primary regions?"""
-    rows = []
-    for names, own in table.groupby(["responses", "task", "weights"], sort=False) if len(table) else []:
-        test = signed_rank(own["non_primary"], own["primary"])
-        rows.append({**dict(zip(("responses", "task", "weights"), names, strict=True)), "n_networks": len(own),
-                     "difference": (own["non_primary"] - own["primary"]).mean(), "effect": test.effect, "p": test.p})
-    return pd.DataFrame(rows)
-
-
-def curve_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
-    """A row per XP and layer: score, its within-subject standard error over layers, and effective dimensionality."""
-    rows = []
-    for one in xps:
-        values = one.layer_scores()
-        sems = within_subject_sem(values) if values.shape[1] > 1 else np.full(values.shape[1], np.nan)
-        known = one.test.get("dimensionality", {})
-        for k, name in enumerate(one.layers):
-            rows.append({**_about(one), "layer": name, "index": k, "position": k / max(len(one.layers) - 1, 1),
-                         "score": values[:, k].mean(), "sem": sems[k], "dimensionality": known.get(name, np.nan)})
-    return pd.DataFrame(rows)
-
-
-def _pearson(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    from scipy.stats import pearsonr
-    if len(a) < 3 or a.nunique() < 2 or b.nunique() < 2:
-        return {"n": len(a), "r2": np.nan, "p": np.nan}
-    found = pearsonr(a, b)
-    return {"n": len(a), "r2": float(found.statistic) ** 2, "p": float(found.pvalue)}
-
-
-def dimensionality_test(curves: pd.DataFrame) -> pd.DataFrame:
-    """Correlation of effective dimensionality with the score, over layers of all networks (without the baseline)."""
-    rows = []
-    for names, own in curves[curves["network"] != BASELINE].groupby(["responses", "task"], sort=False):
-        parts = {"all": own, **{kind: own[own["weights"] == kind] for kind in WEIGHTS if kind in set(own["weights"])}}
-        for kind, part in parts.items():
-            rows.append({**dict(zip(("responses", "task"), names, strict=True)), "weights": kind,
-                         **_pearson(part["dimensionality"], part["score"])})
-    return pd.DataFrame(rows)
-
-
-def consistency_table(networks: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the same networks in two groups (two studies, or ridge and RSA): a row per pair of groups and network,
-    with the pair's correlation over networks."""
-    parts = {" ".join(names): own.set_index(["network", "weights"])["score"]
-             for names, own in networks.groupby(["responses", "task"], sort=False)}
-    tables = []
-    for one, other in combinations(parts, 2):
-        both = pd.concat([parts[one], parts[other]], axis=1, keys=["x", "y"], join="inner").reset_index()
-        tables.append(both.assign(one=one, other=other, **_pearson(both["x"], both["y"])))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def all_tables(xps: Sequence[LayersXP]) -> dict[str, pd.DataFrame]:
-    """Every table by name; empty ones where XPs have nothing to say."""
-    networks, curves, primary = network_table(xps), curve_table(xps), primary_table(xps)
-    return {"networks": networks, "pairs": pair_table(xps), "regions": region_table(xps), "primary": primary,
-            "primary_test": primary_test(primary), "curves": curves, "dimensionality": dimensionality_test(curves),
-            "consistency": consistency_table(networks)}

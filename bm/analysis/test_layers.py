@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
-from bm.analysis import layers
+from bm.analysis import layer_tables, layers
 from bm.analysis.report.layers import comparison
 from bm.analysis.report.layers import layers as section
 from bm.analysis.xp import StoredXP
@@ -36,7 +36,7 @@ def outputs(tmp_path) -> Path:
 
 def make(outputs: Path, plain: dict[str, Any], sig: str, model: str, scores: Any, task: str = "ridge",
          latencies: Any = None, people: tuple[str, ...] = PEOPLE, **own: Any) -> StoredXP:
-    """A finished XP of `scores` `(layers, people, regions)`, or of RSA `(layers, people)`, the same in all splits."""
+    """A finished XP of `scores` `(layers, people, regions)`, of RSA also `(layers, people)`, the same in all splits."""
     folder = outputs / "xps" / sig
     folder.mkdir()
     config = copy.deepcopy(plain)
@@ -49,14 +49,19 @@ def make(outputs: Path, plain: dict[str, Any], sig: str, model: str, scores: Any
     if task == "ridge":
         rows = [{"layer": name, "subject": who, "voxel": f"v{r}", "region": region, "split": split,
                  **({} if latencies is None else {"latency": latency}), "r_test": scores[k, p, r] + 0.1 * n,
-                 "r2_test": scores[k, p, r], "r2_test_c": np.nan}
+                 "r2_test": scores[k, p, r], "r2_test_c": np.nan, "y_test_std": 1.0, "pred_test_std": 0.5,
+                 "reliability": np.nan, "reliability_hat": np.nan, "alphas": 10.0, "edge": 0, "constant_test": False}
                 for k, name in enumerate(names) for p, who in enumerate(people) for r, region in enumerate(REGIONS)
                 for n, latency in enumerate(latencies or [0.0]) for split in range(SPLITS)]
         pd.DataFrame(rows).to_parquet(folder / "voxels.parquet")
     else:
-        rows = [{"split": split, "sounds": side, "subject": who, "layer": name, "similarity": scores[k, p]}
-                for split in range(SPLITS) for side in ("train", "test") for p, who in enumerate(people)
-                for k, name in enumerate(names)]
+        whole = scores if scores.ndim == 3 else scores[..., None]
+        sides = [*((split, side) for split in range(SPLITS) for side in ("train", "test")), (-1, "all")]
+        rows = [{"split": split, "sounds": side, "subject": who, "region": region, "n_voxels": 5, "layer": name,
+                 "similarity": whole[k, p].mean() if region == "all" else whole[k, p, r - 1]}
+                for split, side in sides
+                for r, region in enumerate(("all", *REGIONS)[:1 + whole.shape[2] * (whole.shape[2] > 1)])
+                for p, who in enumerate(people) for k, name in enumerate(names)]
         pd.DataFrame(rows).to_parquet(folder / "rsa.parquet")
     best = int(scores.reshape(len(names), -1).mean(1).argmax())
     test = {"best_layer": best, "best_name": names[best],
@@ -79,21 +84,21 @@ def test_networks_are_compared(outputs, plain):
     make(outputs, plain, "s2", "org/good", deep((0, 0), -0.2), permuted=True)
     make(outputs, plain, "s3", "spectrotemporal", deep((0, 0))[:1])
     xps = layers.find_layers(["s1", "s2", "s3"], outputs)
-    table = layers.network_table(xps).set_index("sig")
+    table = layer_tables.network_table(xps).set_index("sig")
     np.testing.assert_allclose(table["score"], [0.7, 0.3, 0.5])
     np.testing.assert_allclose(table["sem"], 0, atol=1e-12)  # people differ by the same everywhere
     assert table["weights"].tolist() == ["trained", "permuted", "trained"] and table.loc["s1", "position"] == 0.75
     assert table.loc["s1", "network"] == "good" and (table["metric"] == "R²").all() and (table["n_subjects"] == 3).all()
-    pairs = layers.pair_table(xps)
+    pairs = layer_tables.pair_table(xps)
     assert pairs[["better", "worse"]].to_numpy().tolist() == [
         ["good trained", "good permuted"], ["good trained", "spectrotemporal trained"]]
     np.testing.assert_allclose(pairs["difference"], [0.4, 0.2])
-    assert (pairs["p"] == 0).all() and (pairs["over"] == "people").all()
-    curves = layers.curve_table(xps)
+    assert (pairs["p_one_sided"] == 0).all() and (pairs["p"] == 0).all() and (pairs["over"] == "people").all()
+    curves = layer_tables.curve_table(xps)
     own = curves[(curves["network"] == "good") & (curves["weights"] == "trained")]
     np.testing.assert_allclose(own["score"], [0.1, 0.4, 0.4])
     assert own["position"].tolist() == [0, 0.5, 1]
-    found = layers.dimensionality_test(curves).set_index("weights")
+    found = layer_tables.dimensionality_test(curves).set_index("weights")
     assert found.loc["all", "n"] == 6 and found.loc["all", "r2"] == pytest.approx(1) and found.loc["all", "p"] < 1e-4
 
 
@@ -101,8 +106,9 @@ def test_one_person_is_permuted_over_iterations(outputs, plain):
     rng = np.random.default_rng(0)
     for sig, model, level in [("s1", "one", 0.6), ("s2", "two", 0.2)]:
         make(outputs, plain, sig, model, level + 0.01 * rng.random((3, 1, 2)), people=("a",))
-    pairs = layers.pair_table(layers.find_layers(["s2", "s1"], outputs))
+    pairs = layer_tables.pair_table(layers.find_layers(["s2", "s1"], outputs))
     assert pairs["over"].tolist() == ["iterations"] and pairs["p"][0] < 0.001 and pairs["better"][0] == "one trained"
+    assert pairs["p"][0] == 2 * pairs["p_one_sided"][0]
 
 
 def test_regions_and_wilcoxon(outputs, plain):
@@ -110,12 +116,12 @@ def test_regions_and_wilcoxon(outputs, plain):
     for i, pair in enumerate(best):
         make(outputs, plain, f"s{i}", f"net{i}", deep(pair))
     xps = layers.find_layers([f"s{i}" for i in range(6)], outputs)
-    regions = layers.region_table(xps)
+    regions = layer_tables.region_table(xps)
     assert regions["region"].tolist()[:2] == ["Lateral", "Primary"] and (regions["n_voxels"] == 3).all()
     np.testing.assert_allclose(regions["position"].to_numpy()[:4], [0.5, 0, 1, 0])
-    primary = layers.primary_table(xps)
+    primary = layer_tables.primary_table(xps)
     np.testing.assert_allclose(primary["non_primary"] - primary["primary"], [0.5, 1, 0.5, 0.5, 1, 0.5])
-    test = layers.primary_test(primary).iloc[0]
+    test = layer_tables.primary_test(primary).iloc[0]
     assert test["n_networks"] == 6 and test["p"] == pytest.approx(2 / 2 ** 6) and test["effect"] == 1
 
 
@@ -125,23 +131,24 @@ def test_ridge_and_rsa_agree(outputs, plain):
         make(outputs, plain, f"q{i}", f"net{i}", deep((0, 2), gain)[..., 1] / 2, "rsa")
     names = [f"{kind}{i}" for kind in "rq" for i in range(3)]
     xps = layers.find_layers(names, outputs)
-    table = layers.network_table(xps)
+    table = layer_tables.network_table(xps)
     own = table[table["task"] == "rsa"]
     np.testing.assert_allclose(own["score"], [0.25, 0.3, 0.4])
     assert set(own["layer"]) == {"high"} and (own["position"] == 1).all()
-    both = layers.consistency_table(table)
+    both = layer_tables.consistency_table(table)
     assert len(both) == 3 and both["r2"][0] == pytest.approx(1)
-    tables = layers.all_tables(xps)
+    tables = layer_tables.all_tables(xps)
     page = comparison(xps, tables)
     assert set(page) == {"nh2015 voxels, ridge", "nh2015 voxels, rsa", "Consistency", "Baseline"}
     kinds = {part.title: type(part.content) for part in page["nh2015 voxels, ridge"]}
     assert kinds["Bars"] is Figure and kinds["Regions"] is Figure and kinds["Primary and other regions"] is str
+    assert kinds["Primary and other regions: networks"] is Figure and kinds["Fits"] is str
 
 
 def test_the_section_of_an_xp(outputs, plain):
     xp = make(outputs, plain, "s1", "org/good", deep((0, 2)), latencies=[0.25, 0.75])
     assert [part.title for part in section(xp)] == ["Layers", "Layers and latencies", "Best layer of each channel",
-                                                    "Regions", "Best layer by region"]
+                                                    "Regions", "Best layer by region", "Fits", "Diagnostics"]
     latencies, values, best = layers.open_layers(xp).latency_map()
     assert latencies.tolist() == [0.25, 0.75] and best.shape == (6, 2) and best[:2].tolist() == [[0, 0], [2, 2]]
     np.testing.assert_allclose(values[:, 1] - values[:, 0], 0.1)
@@ -154,7 +161,8 @@ def test_the_section_of_an_xp(outputs, plain):
     save_file({"responses": rng.random((4, 12))}, xp.folder / "responses.safetensors")
     save_file({name: rng.random((4, 4)) for name in [*LAYERS, "mean over subjects"]}, xp.folder / "rdms.safetensors")
     titles = {part.title: part for part in section(xp)}
-    assert {"Dissimilarity of sounds", "Predicted and measured", "Where"} <= set(titles)
+    assert {"Dissimilarity of sounds", "Predicted and measured", "Where", "Within categories"} <= set(titles)
+    assert "Regions among themselves" not in titles
     shown = titles["Predicted and measured"].content.axes[0].collections[0].get_offsets()
     rows = np.nanmean(estimates, 1)
     assert any(np.allclose(shown[:, 0], rows[:, k]) for k in range(12))
@@ -173,7 +181,7 @@ def test_errors_say_what_to_do(outputs, plain):
         layers.open_layers(xp).latency_map()
     make(outputs, plain, "s3", "third", deep((0, 2)), people=("a", "b", "d"))
     with pytest.raises(ValueError, match="XPs s1 and s3 have other people"):
-        layers.network_table(layers.find_layers(["s1", "s3"], outputs))
+        layer_tables.network_table(layers.find_layers(["s1", "s3"], outputs))
     (xp.folder / "result.json").unlink()
     with pytest.raises(FileNotFoundError, match="dora run -f s1"):
         layers.find_layers(["s1"], outputs)

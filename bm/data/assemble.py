@@ -112,7 +112,7 @@ def list_recordings(studies: list[Study], dset: Dset) -> tuple[list[Recording], 
     return [recording for recording, _ in chosen], [study for _, study in chosen]
 
 
-def _purge_seconds(dset: Dset) -> float:
+def purge_seconds(dset: Dset) -> float:
     """What is trimmed where two splits touch."""
     return (filter_length(dset.sample_rate, dset.highpass, dset.lowpass, dset.notch) if dset.purge is None
             else dset.purge)
@@ -148,7 +148,7 @@ class Sources:
 
         A study may assign a sound to a split itself, by a column `split` of its sound events.
         """
-        purge = _purge_seconds(dset) if purge is None else purge
+        purge = purge_seconds(dset) if purge is None else purge
         rule = SplitRule(dset.test_ratio, dset.valid_ratio, dset.remove_ratio, dset.split_assign_seed,
                          dset.min_block_duration, dset.min_n_blocks_per_split, purge, dset.fold, dset.n_folds,
                          dset.split_by)
@@ -279,7 +279,7 @@ def _check_sizes(segments: pd.DataFrame, blocks: pd.DataFrame, recordings: list[
 
 def _purge_advice(dset: Dset) -> str:
     """What the trimming has to do with an empty split, where it is long."""
-    purge = _purge_seconds(dset)
+    purge = purge_seconds(dset)
     if purge < dset.min_block_duration / 4:
         return ""
     why = f"half the length of the filter of dset.highpass={dset.highpass:g}" if dset.purge is None else "dset.purge"

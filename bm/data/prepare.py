@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bm.progress import with_progress
 from bm.store import Store, file_identity, file_sha256
 from bm.studies.base import Recording, Signal
 
@@ -228,11 +229,10 @@ def prepare_all(recordings: list[Recording], store: Store, sample_rate: int, hig
     from concurrent.futures import as_completed
     from os import cpu_count
 
-    from tqdm import tqdm
     # threads: the filters release the interpreter, and every process would pay for importing torch
     with ThreadPoolExecutor(workers or min(cpu_count() or 1, 8)) as pool:  # each holds a raw recording
         jobs = [pool.submit(prepare, recording, store, sample_rate, highpass, lowpass, notch)
                 for recording in recordings]
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", leave=False, disable=None):
+        for job in with_progress(as_completed(jobs), "prepare", len(jobs)):
             job.result()
     return [job.result() for job in jobs]

@@ -14,6 +14,7 @@ import pandas as pd
 
 from bm.features.audio import read_audio, resample
 from bm.features.base import EventFeature, Feature, SoundFeature
+from bm.progress import with_progress
 from bm.store import Store, digest
 
 logger = logging.getLogger(__name__)
@@ -163,15 +164,13 @@ def build_bank(feature: SoundFeature, blocks: pd.DataFrame, files: dict[str, Pat
 def _bank_rows(feature: SoundFeature, chunks: pd.DataFrame, first: np.ndarray, files: dict[str, Path],
                sample_rate: float, how: str, store: Store) -> np.ndarray:
     """The rows `(n, dim)` of all chunks at `sample_rate`, memory-mapped from the cache."""
-    from tqdm import tqdm
     key = {"stage": "bank", "version": 1, "feature": feature.identity(), "sample_rate": sample_rate, "how": how,
            "dtype": feature.dtype, "chunks": [list(chunk) for chunk in chunks.itertuples(index=False, name=None)]}
 
     def make(folder: Path) -> None:
         rows = np.lib.format.open_memmap(folder / "rows.npy", "w+", feature.dtype, (int(first[-1]), feature.dim))
         rows[0] = feature.default
-        for stimulus, own in tqdm(chunks.groupby("stimulus", sort=False), desc=feature.name, leave=False,
-                                  disable=None):
+        for stimulus, own in with_progress(chunks.groupby("stimulus", sort=False), feature.name):
             spans = list(zip(own["chunk_start"], own["chunk_stop"], strict=True))
             tracks = compute_tracks(feature, files[stimulus], spans, store, stimulus)
             for number, track, (start, stop) in zip(own.index, tracks, spans, strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 
 from bm.features.audio import read_audio
 from bm.features.networks import Network
+from bm.progress import with_progress
 from bm.store import Store, file_sha256
 from bm.studies.base import Recording
 
@@ -109,10 +110,9 @@ def compute(store: Store, network: Network, sounds: dict[str, Path], *, time: bo
 
 def _write(folder: Path, network: Network, sounds: dict[str, Path], time: bool, rms: float | None) -> None:
     from safetensors.numpy import save_file
-    from tqdm import tqdm
     found: dict[str, list[np.ndarray]] = {}
     logger.info("activations of %d sounds: computed once, then in the cache", len(sounds))
-    for path in tqdm(sounds.values(), desc="activations", leave=False, disable=None):
+    for path in with_progress(sounds.values(), "activations"):
         audio, rate = read_audio(path)
         for name, value in network.hear(level(audio, rms), rate).items():
             timed = network.timed.get(name, False)

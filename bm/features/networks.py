@@ -59,13 +59,15 @@ class Weights:
 class Network:
     """A network: samples `(n,)` float32 at `rate` Hz → layer → activations, time first where `timed` says so.
 
-    `identity` is plain data that decides what it computes.
+    `identity` is plain data that decides what it computes; `frames`, of layers with time: the sample in the middle of
+    the first frame, and samples from one to the next.
     """
 
     rate: int
     identity: dict[str, Any]
     ask: Callable[[np.ndarray], dict[str, np.ndarray]]
     timed: dict[str, bool] = field(default_factory=dict)
+    frames: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def hear(self, audio: np.ndarray, rate: int) -> dict[str, np.ndarray]:
         """Activations of a sound at any rate."""
@@ -272,17 +274,21 @@ def _with_time(rate: int, identity: dict[str, Any], call: Callable[[np.ndarray],
     noise = 0.1 * np.random.default_rng(0).standard_normal(2 * rate).astype(np.float32)
     long, short = (call(part) for part in (noise, noise[:rate]))
     axes: dict[str, int | None] = {}
+    frames: dict[str, tuple[float, float]] = {}
     for name, value in long.items():
         other = short.get(name)
         grown = [axis for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True)) if a != b
                  ] if other is not None and other.ndim == value.ndim else []
         axes[name] = grown[0] if grown else None
+        if grown and other is not None:  # how many frames the second second has
+            hop = rate / abs(value.shape[grown[0]] - other.shape[grown[0]])
+            frames[name] = (hop / 2, hop)
 
     def ask(audio: np.ndarray) -> dict[str, np.ndarray]:
         return {name: value if axis is None else np.moveaxis(value, axis, 0)
                 for name, value in call(audio).items() if name in axes for axis in [axes[name]]}
 
-    return Network(rate, identity, ask, {name: axis is not None for name, axis in axes.items()})
+    return Network(rate, identity, ask, {name: axis is not None for name, axis in axes.items()}, frames)
 
 
 def _hugging_face(model: str, models: Path, layers: str, weights: Weights, device: str) -> Network:
@@ -321,4 +327,6 @@ def _hugging_face(model: str, models: Path, layers: str, weights: Weights, devic
         return out
 
     probe = ask(np.zeros(RATE, np.float32) + 1e-3 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32))
-    return Network(RATE, identity, ask, {name: value.shape[0] == front.rows(RATE) for name, value in probe.items()})
+    timed = {name: value.shape[0] == front.rows(RATE) for name, value in probe.items()}
+    middle = (front.receptive / 2, float(front.hop))
+    return Network(RATE, identity, ask, timed, {name: middle for name in probe if timed[name]})

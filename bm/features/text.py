@@ -22,6 +22,7 @@ from bm.features.tokens import (
     tokenizer_identity,
     window,
 )
+from bm.progress import with_progress
 from bm.store import digest
 
 logger = logging.getLogger(__name__)
@@ -146,11 +147,10 @@ class InSentence(EventFeature):
     def _sums(self, network: Any, sentences: list[Encoded], filler: int) -> list[np.ndarray]:
         """The sum over tokens of each word `(words, dim)`, sentence by sentence."""
         import torch
-        from tqdm import tqdm
         out = [np.empty(0)] * len(sentences)
         device = next(network.parameters()).device
         jobs = list(batches([len(sentence.ids) for sentence in sentences], self.budget))
-        for batch in tqdm(jobs, desc=self.name, leave=False, disable=None):
+        for batch in with_progress(jobs, self.name):
             ids, mask = pad([sentences[i] for i in batch], filler)
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
                                                         enabled=self.precision == "bfloat16"):

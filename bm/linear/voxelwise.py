@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bm.linear.kernel import Array, Basis, Design, Split, distinct, like, solve, to_backend, to_numpy
-from bm.linear.select import CONSTANT, Compat, check_alphas, check_cv, select
+from bm.linear.select import CONSTANT, Compat, check_alphas, check_cv, folds, select
 from bm.metrics.reliability import correlation_columns, lowest_reliability, pair_median, spearman_brown
 
 #: what the paper chooses from
@@ -23,6 +23,8 @@ NEARLY_CONSTANT = 1e-13
 COLUMNS = 512
 #: the same on a device, which is slow to begin
 DEVICE_COLUMNS = 2 ** 15
+#: folds of groups by which penalties are chosen
+GROUP_FOLDS = 5
 
 
 def random_splits(n: int = 165, n_train: int = 83, n_splits: int = 10, seed: int = 0) -> list[Split]:
@@ -100,20 +102,23 @@ class Voxelwise:
         return self.r2_test if np.isnan(self.r2_test_c).all() else self.r2_test_c
 
 
-def voxelwise(kernel: np.ndarray, y: Any, splits: Sequence[tuple[Any, Any]] | None = None, alphas: Any = PAPER_ALPHAS,
-              *, compat: Compat = None, voxels_at_once: int = 4096, keep_predictions: bool = False,
-              device: str | None = None) -> Voxelwise:
+def voxelwise(kernel: np.ndarray | Design, y: Any, splits: Sequence[tuple[Any, Any]] | None = None,
+              alphas: Any = PAPER_ALPHAS, *, compat: Compat = None, voxels_at_once: int = 4096,
+              keep_predictions: bool = False, device: str | None = None, groups: np.ndarray | None = None) -> Voxelwise:
     """Fits and scores every voxel on every split.
 
     Args:
-        kernel: `(n, n)` inner products of the samples' features (see `gram`), centred or not.
+        kernel: `(n, n)` inner products of the samples' features (see `gram`), centred or not; or their `Design`, which
+            is the faster of the two where there are more samples than features.
         y: `(n, voxels)` or `(n, voxels, repetitions)` responses.
         splits: (train, test) indices or masks; None: those of the paper.
         alphas: penalties, in any order.
         compat: "reference": the smallest leave-one-out error, however little smaller, no constant predictions, and
             Spearman–Brown beyond its pole. Where the error is flat in α, rounding decides its choices.
         voxels_at_once: bounds memory, about 5 kB each at 83 training sounds.
-        device: where torch computes the leave-one-out errors, which are nearly all of the work; None: in numpy.
+        device: where torch computes the errors of penalties, which are nearly all of the work; None: in numpy.
+        groups: `(n,)` labels of samples that are not independent (neighbours in time): penalties are then chosen by
+            five folds of whole groups of train instead of leaving one out, with the errors in float32.
 
     Source: Tuckute, Feather et al. 2023, Methods. The prediction is linear in X − mean(X of train), without scaling.
 
@@ -121,17 +126,19 @@ def voxelwise(kernel: np.ndarray, y: Any, splits: Sequence[tuple[Any, Any]] | No
         ValueError: shapes that do not match, or values that are not finite.
     """
     y = np.asarray(y)
-    if y.ndim not in (2, 3) or len(y) != len(kernel) or not y[0].size or kernel.shape != (len(y), len(y)):
-        raise ValueError(f"a kernel of {kernel.shape} and responses of {y.shape}: expected (n, n) and (n, voxels) or "
+    shape = (kernel.n, kernel.n) if isinstance(kernel, Design) else kernel.shape
+    if y.ndim not in (2, 3) or len(y) != shape[0] or not y[0].size or shape != (len(y), len(y)):
+        raise ValueError(f"a kernel of {shape} and responses of {y.shape}: expected (n, n) and (n, voxels) or "
                          "(n, voxels, repetitions)")
     y = y[..., None] if y.ndim == 2 else y
     parts = check_cv(random_splits(len(y)) if splits is None else list(splits), len(y)) or []
     penalties, n_voxels = check_alphas(alphas), y.shape[1]
-    design = Design(np.asarray(kernel, dtype=np.float64), precomputed=True)
+    design = kernel if isinstance(kernel, Design) else Design(np.asarray(kernel, dtype=np.float64), precomputed=True)
     out = {field.name: np.zeros((n_voxels, len(parts))) for field in fields(Voxelwise) if field.name != "predictions"}
     kept = np.full((len(y), len(parts), n_voxels), np.nan, np.float32) if keep_predictions else None
     for column, (train, test) in enumerate(parts):
-        fit = _Split(design, train, test, penalties, compat, device)
+        fit = (_Split(design, train, test, penalties, compat, device) if groups is None else
+               _GroupedSplit(design, train, test, penalties, compat, device, np.asarray(groups)))
         for start in range(0, n_voxels, voxels_at_once):
             some = slice(start, start + voxels_at_once)
             scores, estimate = fit.score(np.asarray(y[:, some], dtype=np.float64))
@@ -152,8 +159,12 @@ class _Split:
         self.train, self.test, self.alphas, self.compat = train, test, alphas, compat
         self.basis = design.basis(train)
         self.projected = design.project(self.basis, test)
-        self.used, which = distinct(alphas, self.basis.s)
-        self.largest = np.array([alphas[which == group].max() for group in range(len(self.used))])
+        self._prepare(design, device)
+
+    def _prepare(self, design: Design, device: str | None) -> None:
+        """What the errors of penalties are made of: `used` are those that differ, `largest` what they stand for."""
+        self.used, which = distinct(self.alphas, self.basis.s)
+        self.largest = np.array([self.alphas[which == group].max() for group in range(len(self.used))])
         weights, rest, self.mix = _left_out(self.basis, self.used)
         self.weights: Array = weights if device is None else to_backend(weights, "torch", device)
         self.rest: Array = None if rest is None else like(self.weights, rest)
@@ -168,19 +179,22 @@ class _Split:
             raise ValueError(f"{bad} voxels have NaN or infinite responses: leave them out")
         fits = [self._fit(target[self.train]) for target in targets]
         (alpha, constant, weights, mean), estimates = fits[0], [self.projected @ fit[2] for fit in fits]
+        # what predictions are added to: the reference's are of responses about their mean, whose mean is rounding
+        levels = [fit[3] if self.compat is None else (target[self.train] - fit[3]).mean(0)
+                  for fit, target in zip(fits, targets, strict=True)]
         fitted = self.basis.u @ (self.basis.s[:, None] ** 0.5 * weights)
         train, test = targets[0][self.train], targets[0][self.test]
         out = {"alphas": alpha, "edge": (alpha == self.alphas.max()) + 2.0 * (alpha == self.alphas.min())}
         for side, estimate, truth in [("train", fitted, train), ("test", estimates[0], test)]:
-            r, flat = self._correlation(estimate, mean, truth, constant)
+            r, flat = self._correlation(estimate, levels[0], truth, constant)
             out |= {f"r2_{side}": np.nan_to_num(np.maximum(r, 0)) ** 2, f"constant_{side}": flat,
                     f"y_{side}_std": truth.std(0), f"pred_{side}_std": estimate.std(0)}
             if side == "test":
                 out |= {"r_prior_zero": r, "r_test": np.nan_to_num(np.maximum(r, 0))}
         unguarded = self.compat == "reference"
         raw = pair_median([target[self.train] for target in targets[1:]]) if repeats > 1 else np.nan
-        same = pair_median([np.where(fit[1], 0.0, estimate) for fit, estimate in
-                            zip(fits[1:], estimates[1:], strict=True)]) if repeats > 1 else np.nan
+        same = pair_median([np.where(self._lost(estimate, level, fit[1]), 0.0, estimate) for fit, estimate, level in
+                            zip(fits[1:], estimates[1:], levels[1:], strict=True)]) if repeats > 1 else np.nan
         for name, median, n in [("reliability", raw, len(self.train)), ("reliability_hat", same, len(self.test))]:
             bound = lowest_reliability(n)
             out[name] = np.fmax(spearman_brown(median, repeats, unguarded), bound) if repeats > 1 else np.nan
@@ -213,16 +227,90 @@ class _Split:
                 found[a] = _squares(error)
             yield part, self.mix @ to_numpy(found) / len(y)
 
-    def _correlation(self, estimate: np.ndarray, mean: np.ndarray, truth: np.ndarray, constant: np.ndarray
+    def _lost(self, estimate: np.ndarray, level: np.ndarray, constant: np.ndarray) -> np.ndarray:
+        """Where a prediction is constant; in the reference where it is smaller than the rounding of its level."""
+        return constant if self.compat is None else np.ptp(estimate + level, 0) == 0
+
+    def _correlation(self, estimate: np.ndarray, level: np.ndarray, truth: np.ndarray, constant: np.ndarray
                      ) -> tuple[np.ndarray, np.ndarray]:
         """Correlations, NaN for constant predictions, and where a prediction is (nearly) constant."""
-        centred = estimate - estimate.mean(0)
+        centred, lost = estimate - estimate.mean(0), self._lost(estimate, level, constant)
         size = np.sqrt((centred ** 2).sum(0))
-        level = np.abs(estimate.mean(0) + mean)
-        # in the reference a prediction is added to its mean, and what is smaller than its rounding is lost
-        lost = constant if self.compat is None else (estimate + mean).std(0) == 0
         r = correlation_columns(np.where(lost, 0.0, centred), truth)
-        return r, lost | (size < NEARLY_CONSTANT * level)
+        return r, lost | (size < NEARLY_CONSTANT * np.abs(estimate.mean(0) + level))
+
+
+class _Fold:
+    """One fold of the train samples: what errors on the held-out ones are made of, float32 on a device."""
+
+    def __init__(self, design: Design, train: np.ndarray, out: np.ndarray, alphas: np.ndarray, device: str) -> None:
+        basis = design.basis(train)
+        projected, self.q = design.project(basis, out), None
+        if len(out) > projected.shape[1]:  # no more rows than the features have dimensions
+            q, projected = np.linalg.qr(projected)
+            self.q = self._tensor(q, device)
+        self.projected, self.u = self._tensor(projected, device), self._tensor(basis.u, device)
+        root = basis.s ** 0.5
+        self.gains = [self._tensor(root / (basis.s + alpha), device) for alpha in alphas]
+        self.root, self.s = self._tensor(root, device), basis.s
+
+    @staticmethod
+    def _tensor(values: np.ndarray, device: str) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
+
+    def improvements(self, y: torch.Tensor, y_out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """By how much squared errors are below those of predicting the mean of `y` `(n, b)`, which is 0: `(A, b)`; and
+        of α beyond all of these twice the first and the second moment, 2b and c of 2b/α − c/α²."""
+        z = self.u.T @ y
+        target = y_out if self.q is None else self.q.T @ y_out
+
+        def moments(gain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            estimate = self.projected @ (gain[:, None] * z)
+            return 2 * torch.einsum("ij,ij->j", target, estimate), _squares(estimate)
+        found = [first - second for first, second in map(moments, self.gains)]
+        return torch.stack(found) if found else y.new_zeros(0, y.shape[1]), *moments(self.root)
+
+
+class _GroupedSplit(_Split):
+    """A split whose penalties are chosen by folds of groups of the train samples.
+
+    Penalties below λmin / 100 are taken as one. Beyond 1000 λmax a prediction is Xᵀy/α to a thousandth, and so the
+    error is quadratic in 1/α.
+    """
+
+    def __init__(self, design: Design, train: np.ndarray, test: np.ndarray, alphas: np.ndarray, compat: Compat,
+                 device: str | None, groups: np.ndarray) -> None:
+        self.groups = groups
+        super().__init__(design, train, test, alphas, compat, device)
+
+    def _prepare(self, design: Design, device: str | None) -> None:
+        groups, s = self.groups[self.train], self.basis.s
+        self.parts = folds(len(groups), min(GROUP_FOLDS, len(np.unique(groups))), groups)
+        alphas = np.unique(self.alphas)
+        low, high = (float(s[0]) / 100, float(s[-1]) * 1000) if len(s) else (0.0, 0.0)
+        below, self.beyond = alphas[alphas < low], alphas[alphas > high]
+        inside = alphas[(alphas >= low) & (alphas <= high)]
+        self.used = self.largest = np.concatenate([below[-1:], inside, self.beyond])
+        computed = np.concatenate([np.full(len(below[-1:]), low), inside])
+        self.device = device or "cpu"
+        self.folds = [_Fold(design, self.train[sub], self.train[out], computed, self.device)
+                      for sub, out in self.parts]
+        self.columns = COLUMNS * 4 if device is None else DEVICE_COLUMNS
+
+    def _errors(self, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, y.shape[1], self.columns):
+            part = slice(start, start + self.columns)
+            level, better = np.zeros(y[:, part].shape[1]), np.zeros((len(self.used), y[:, part].shape[1]))
+            for fold, (sub, out) in zip(self.folds, self.parts, strict=True):
+                mean = y[sub, part].mean(0)
+                own, held = y[sub, part] - mean, y[out, part] - mean
+                level += (held * held).sum(0)
+                inside, first, second = (to_numpy(values) for values in fold.improvements(
+                    *(fold._tensor(values, self.device) for values in (own, held))))
+                with np.errstate(under="ignore"):
+                    far = first / self.beyond[:, None] - second / self.beyond[:, None] / self.beyond[:, None]
+                better += np.concatenate([inside, far])
+            yield part, (level - better) / len(y)
 
 
 def _left_out(basis: Basis, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -5,6 +5,7 @@ import numpy as np
 
 Kind = Literal["pearson", "spearman", "crossnobis"]
 Comparison = Literal["spearman", "pearson"]
+Noise = Literal["diagonal", "shrinkage"]
 
 
 def _unit_rows(x: np.ndarray) -> np.ndarray:
@@ -29,7 +30,8 @@ def rdm(x: np.ndarray, kind: Kind = "pearson", noise: np.ndarray | None = None) 
         kind: "pearson", "spearman": 1 − correlation of two patterns over units; "crossnobis": the squared distance
             whose two factors come from different repetitions, over units; it is 0 on average where there is none
             (Walther et al. 2016).
-        noise: `(units,)` variances that crossnobis divides by; None: 1.
+        noise: `(units,)` variances or `(units, units)` covariance that crossnobis divides by, see `estimate_noise`;
+            None: 1.
 
     Raises:
         ValueError: another shape, or values that are not finite.
@@ -59,8 +61,13 @@ def _crossnobis(x: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
     repetitions, units = x.shape[2], x.shape[1]
     if repetitions < 2:
         raise ValueError("crossnobis needs at least two repetitions, got 1: use pearson or spearman")
-    if noise is not None:
+    if noise is not None and np.ndim(noise) == 1:
         x = x / np.sqrt(np.asarray(noise))[None, :, None]
+    elif noise is not None:
+        from scipy.linalg import solve_triangular
+        units_first = x.transpose(1, 0, 2).reshape(units, -1)
+        white = solve_triangular(np.linalg.cholesky(noise), units_first, lower=True)
+        x = white.reshape(units, len(x), repetitions).transpose(1, 0, 2)
     total = x.sum(2)
     gram = total @ total.T - sum(x[..., k] @ x[..., k].T for k in range(repetitions))
     size = gram.diagonal()
@@ -69,14 +76,40 @@ def _crossnobis(x: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
     return out
 
 
+def estimate_noise(x: np.ndarray, kind: Noise = "diagonal") -> np.ndarray:
+    """What repetitions `(n, units, repetitions)` of stimuli differ by: variances `(units,)`, infinite where there is
+    none so that the unit does not count; or their covariance `(units, units)`, shrunk towards a multiple of the
+    identity as far as the number of samples, n · (repetitions − 1), asks for (Ledoit & Wolf 2004).
+
+    Raises:
+        ValueError: fewer than two repetitions, or another kind.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    if x.ndim != 3 or x.shape[2] < 2:
+        raise ValueError(f"patterns of shape {x.shape}: noise is estimated from (stimuli, units, repetitions), at "
+                         "least two repetitions")
+    if kind not in ("diagonal", "shrinkage"):
+        raise ValueError(f"noise={kind!r}: expected diagonal or shrinkage")
+    from scipy.linalg import helmert
+    # contrasts of repetitions: as many as are independent, each with the covariance of one repetition
+    samples = np.moveaxis(x @ helmert(x.shape[2]).T, 2, 1).reshape(-1, x.shape[1])
+    if kind == "diagonal":
+        variance = (samples ** 2).mean(0)
+        return np.where(variance > 0, variance, np.inf)
+    from sklearn.covariance import ledoit_wolf
+    return ledoit_wolf(samples, assume_centered=True)[0]
+
+
 def upper(matrix: np.ndarray) -> np.ndarray:
     """What lies above the diagonal of `(…, n, n)`: `(…, n (n − 1) / 2)`."""
     rows, columns = np.triu_indices(matrix.shape[-1], 1)
     return matrix[..., rows, columns]
 
 
-def prepared(matrices: np.ndarray, how: Comparison = "spearman") -> np.ndarray:
+def prepared(matrices: np.ndarray, how: Comparison = "spearman", pairs: np.ndarray | None = None) -> np.ndarray:
     """Upper triangles of `(…, n, n)`, ranked if need be, about their mean and of length 1: products are correlations.
+
+    `pairs` `(n, n)`: which count; None: all.
 
     Raises:
         ValueError: another comparison, or NaN (a constant pattern).
@@ -84,6 +117,7 @@ def prepared(matrices: np.ndarray, how: Comparison = "spearman") -> np.ndarray:
     if how not in ("spearman", "pearson"):
         raise ValueError(f"comparison={how!r}: expected spearman or pearson")
     values = upper(np.asarray(matrices, dtype=np.float64))
+    values = values if pairs is None else values[..., upper(pairs)]
     if np.isnan(values).any():
         raise ValueError("a dissimilarity is NaN: a pattern is constant; leave that stimulus out")
     flat = np.atleast_2d(values).reshape(-1, values.shape[-1])
@@ -91,42 +125,61 @@ def prepared(matrices: np.ndarray, how: Comparison = "spearman") -> np.ndarray:
     return np.nan_to_num(out).reshape(values.shape)
 
 
-def compare(one: np.ndarray, other: np.ndarray, how: Comparison = "spearman") -> np.ndarray:
-    """Correlation of the dissimilarities above the diagonals of `(…, n, n)` and `(…, n, n)`: `(…, …)`."""
-    return prepared(one, how) @ np.moveaxis(prepared(other, how), -1, 0 if np.ndim(other) < 3 else -2)
+def compare(one: np.ndarray, other: np.ndarray, how: Comparison = "spearman", pairs: np.ndarray | None = None
+            ) -> np.ndarray:
+    """Correlation of the dissimilarities above the diagonals of `(…, n, n)` and `(…, n, n)`, of those `pairs` `(n, n)`
+    that count: `(…, …)`."""
+    return prepared(one, how, pairs) @ np.moveaxis(prepared(other, how, pairs), -1, 0 if np.ndim(other) < 3 else -2)
 
 
-def noise_ceiling(matrices: np.ndarray, how: Comparison = "spearman") -> tuple[np.ndarray, np.ndarray]:
+def noise_ceiling(matrices: np.ndarray, how: Comparison = "spearman", pairs: np.ndarray | None = None,
+                  compat: Literal["reference"] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bound `(subjects,)` of how well any model could do: each subject's matrix against the mean of the
-    others', and against the mean of all (Nili et al. 2014), matrices ranked or z-scored before they are averaged.
+    others', and against the mean of all (Nili et al. 2014), matrices ranked, if need be, and z-scored before that.
 
     Args:
         matrices: `(subjects, n, n)`.
+        pairs: `(n, n)` which count; None: all.
+        compat: "reference": Pearson's correlation whatever `how` says, and means of the matrices as they are (the code
+            of Tuckute, Feather et al. 2023, which compares layers by Spearman's).
 
     Raises:
         ValueError: fewer than two subjects.
     """
     if len(matrices) < 2:
         raise ValueError("a noise ceiling needs at least two subjects, got 1")
-    each = prepared(matrices, how)
-    total = each.sum(0)
-    others, all_ = _unit_rows(total - each), _unit_rows(np.atleast_2d(total))[0]
+    each = prepared(matrices, "pearson" if compat else how, pairs)
+    averaged = each
+    if compat:
+        averaged = upper(np.asarray(matrices, dtype=np.float64))
+        averaged = averaged if pairs is None else averaged[:, upper(pairs)]
+    total = averaged.sum(0)
+    others, all_ = _unit_rows(total - averaged), _unit_rows(np.atleast_2d(total))[0]
     return (each * others).sum(1), each @ all_
 
 
 def permutation_p(model: np.ndarray, brain: np.ndarray, n: int = 1000, seed: int = 0, how: Comparison = "spearman"
                   ) -> tuple[float, float]:
-    """Correlation of two matrices, and its one-sided p under relabelled stimuli, the labels as they are included."""
+    """Correlation of a model's matrix with the brain's, and its one-sided p under relabelled stimuli, the labels as
+    they are included.
+
+    Args:
+        model: `(n, n)`; or `(models, n, n)`, of which the largest correlation counts under every relabelling, so that
+            choosing the best model among them is part of what chance does.
+        brain: `(n, n)`; or `(subjects, n, n)`: the mean of their correlations counts.
+    """
     rng = np.random.default_rng(seed)
-    fixed, rows = prepared(brain, how), prepared(model, how)
-    square = np.zeros(model.shape)
-    square[np.triu_indices(len(model), 1)] = rows  # ranks and scale stay under relabelling
+    models, brains = (np.atleast_2d(prepared(matrices, how)) for matrices in (model, brain))
+    n_stimuli = np.shape(brain)[-1]
+    rows, columns = np.triu_indices(n_stimuli, 1)
+    square = np.zeros((n_stimuli, n_stimuli))
+    square[rows, columns] = brains.mean(0)  # ranks and scale stay under relabelling
     square += square.T
-    found = float(fixed @ rows)
+    found = float((models @ square[rows, columns]).max())
     above = 0
     for _ in range(n):
-        order = rng.permutation(len(model))
-        above += float(fixed @ upper(square[order][:, order])) >= found - 1e-12
+        order = rng.permutation(n_stimuli)
+        above += float((models @ square[order[rows], order[columns]]).max()) >= found - 1e-12
     return found, (1 + above) / (n + 1)
 
 
@@ -146,6 +199,7 @@ def effective_dimensionality(x: np.ndarray) -> float:
     """
     x = np.asarray(x, dtype=np.float64)
     x = x - x.mean(1, keepdims=True)
-    covariance = x @ x.T
+    # of many sounds the other product has the same trace and norm, and fits into memory
+    covariance = x.T @ x if len(x) > max(1000, x.shape[1]) else x @ x.T
     square = float((covariance ** 2).sum())
     return float(np.trace(covariance)) ** 2 / square if square else 0.0

@@ -1,4 +1,5 @@
-"""What XPs that compare a network's layers with the brain share: responses to whole sounds, and activations."""
+"""What XPs that compare a network's layers with the brain share: responses to sounds or to their words, activations."""
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,12 +12,19 @@ import numpy as np
 import pandas as pd
 
 from bm.config import Config
-from bm.data.assemble import build_studies, list_recordings
+from bm.data.assemble import build_studies, find_sources, list_recordings
+from bm.data.items import Items, find_items, item_responses
 from bm.features.activations import Activations, compute, read, study_sounds
+from bm.features.item_activations import compute_items
 from bm.features.networks import Weights, open_network
+from bm.linear.kernel import Split
+from bm.linear.voxelwise import random_splits
 from bm.solvers.base import Metrics, Solver
+from bm.solvers.regions import response_dimensionality
 from bm.store import Store
 from bm.studies.base import Recording, Signal
+
+logger = logging.getLogger(__name__)
 
 Span: TypeAlias = tuple[float, float | None]
 
@@ -26,6 +34,7 @@ class Responses:
     """What was measured: `values` `(sounds, targets, repetitions)`; `voxels`, a row per target with `subject`, `voxel`
     and `region`, and with `latency` where each voxel (channel) has several, one after the other; names of the sounds
     and their files; `channels`, a row per voxel with its place; `stimuli`, a row per sound with its category, if any.
+    With `encoding.items` not sound, `items` says what they are, and "sounds" are these items.
     """
 
     sounds: list[str]
@@ -34,14 +43,16 @@ class Responses:
     files: dict[str, Path]
     channels: pd.DataFrame
     stimuli: pd.DataFrame
+    items: Items | None = None
 
 
 #: columns of a study's channels that say where they lie, if any is known
-PLACES = ("x", "y", "z", "layout_x", "layout_y", "x_ras", "y_ras", "hemi", "hemisphere")
+PLACES = ("x", "y", "z", "layout_x", "layout_y", "x_ras", "y_ras", "z_ras", "x_infl", "y_infl", "z_infl", "hemi",
+          "hemisphere")
 
 
 def spans(cfg: Config) -> list[Span]:
-    """What responses are averaged over, s after a sound's start; an end of None is the end of the sound."""
+    """What responses are averaged over, s after an item's start; an end of None is the end of the sound."""
     own = cfg.encoding
     return [(own.tmin or 0, own.tmax)] if own.latencies is None else list(own.latencies.windows())
 
@@ -107,20 +118,53 @@ def responses(cfg: Config, root: Path) -> Responses:
     sounds, windows, values, tables = list(files), spans(cfg), [], []
     for recording in recordings:
         values.append(one_recording(recording, sounds, windows))
-        own = recording.signal().channels
-        known = [name for name in PLACES if name in own and own[name].notna().any()]
-        tables.append(pd.DataFrame({"subject": recording.subject, "voxel": own["name"].astype(str),
-                                    "region": own["region"].astype(str), **{name: own[name] for name in known}}))
+        tables.append(_channel_table(recording.signal().channels, recording.subject))
     if len({value.shape[2] for value in values}) > 1:
         raise ValueError(f"recordings have {sorted({value.shape[2] for value in values})} repetitions: expected one "
                          "number; select them one by one")
     channels = pd.concat(tables, ignore_index=True)
+    return Responses(sounds, np.concatenate(values, 1), _targets(cfg, channels), files, channels,
+                     _stimuli(recordings[0], sounds))
+
+
+def word_responses(cfg: Config, root: Path) -> Responses:
+    """Responses to each word or phoneme (`encoding.items`) of all recordings, prepared as `dset` says (rate, filters);
+    the mean over [dset.tmin, 0] is subtracted with `dset.apply_baseline`. Recordings of a subject are joined.
+
+    Raises:
+        ValueError: windows shorter than a sample; too few items that all subjects heard (`bm.data.items`).
+    """
+    dset = cfg.dset.model_copy(update={"features": []})
+    sources = find_sources(cfg.model_copy(update={"dset": dset}), root)
+    windows = [(round(low * dset.sample_rate), round((high or 0) * dset.sample_rate)) for low, high in spans(cfg)]
+    if short := [span for span, (first, stop) in zip(spans(cfg), windows, strict=True) if first >= stop]:
+        raise ValueError(f"encoding.latencies: the window {short[0]} s has no sample at dset.sample_rate="
+                         f"{dset.sample_rate} Hz: use a larger width or rate")
+    baseline = (round(dset.tmin * dset.sample_rate), 1) if dset.apply_baseline else None
+    edges = [*windows, *([baseline] if baseline else [])]
+    items = find_items(sources, dset, cfg.encoding.items, min(first for first, _ in edges),
+                       max(stop for _, stop in edges))
+    values, found = item_responses(items, sources, windows, baseline, cfg.norm.max_scale if cfg.norm.clip else None)
+    channels = pd.concat([_channel_table(own, subject) for subject, own in found.groupby("subject", sort=False)],
+                         ignore_index=True)
+    stimuli = items.table.drop(columns="path").rename(columns={"item": "sound"})
+    return Responses(items.table["item"].tolist(), values, _targets(cfg, channels), {}, channels, stimuli, items)
+
+
+def _channel_table(channels: pd.DataFrame, subject: str) -> pd.DataFrame:
+    known = [name for name in PLACES if name in channels and channels[name].notna().any()]
+    return pd.DataFrame({"subject": subject, "voxel": channels["name"].astype(str),
+                         "region": channels["region"].astype(str), **{name: channels[name] for name in known}})
+
+
+def _targets(cfg: Config, channels: pd.DataFrame) -> pd.DataFrame:
+    """A row per target: of each channel one, or one for each latency."""
     voxels = channels[["subject", "voxel", "region"]]
-    if cfg.encoding.latencies is not None:
-        voxels = voxels.loc[np.repeat(voxels.index, len(windows))].reset_index(drop=True)
-        voxels["latency"] = np.tile([round((low + high) / 2, 6) for low, high in cfg.encoding.latencies.windows()],
-                                    len(channels))
-    return Responses(sounds, np.concatenate(values, 1), voxels, files, channels, _stimuli(recordings[0], sounds))
+    if cfg.encoding.latencies is None:
+        return voxels
+    windows = cfg.encoding.latencies.windows()
+    voxels = voxels.loc[np.repeat(voxels.index, len(windows))].reset_index(drop=True)
+    return voxels.assign(latency=np.tile([round((low + high) / 2, 6) for low, high in windows], len(channels)))
 
 
 def _stimuli(recording: Recording, sounds: list[str]) -> pd.DataFrame:
@@ -147,7 +191,7 @@ class LayerSolver(Solver):
 
     def build(self) -> None:
         cfg = self.cfg
-        self.data = responses(cfg, self.root)
+        self.data = (responses if cfg.encoding.items == "sound" else word_responses)(cfg, self.root)
         self.n_train = cfg.encoding.n_train or (len(self.data.sounds) + 1) // 2
         if not cfg.show:
             self.layers = self.activations.layers
@@ -161,7 +205,23 @@ class LayerSolver(Solver):
         weights = Weights(own.permuted, own.random, own.weights_seed, tuple(own.keep))
         network = open_network(str(own.model), self.root / cfg.features_models, layers=own.layers, weights=weights,
                                device=cfg.device, options=own.options)
-        return compute(Store(self.root / cfg.cache), network, self.data.files, rms=own.rms)
+        store = Store(self.root / cfg.cache)
+        if self.data.items is not None:
+            return compute_items(store, network, self.data.items.every, own.context, rms=own.rms)
+        return compute(store, network, self.data.files, rms=own.rms)
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """(train, test) rows: random halves of the sounds, or of whole blocks of them where items are their words."""
+        n_splits, items = self.cfg.encoding.n_splits, self.data.items
+        if items is not None:
+            return items.splits(self.n_train, n_splits)
+        return random_splits(len(self.data.sounds), self.n_train, n_splits)
+
+    def item_counts(self) -> Metrics:
+        """How many items and groups there are, where items are not whole sounds."""
+        items = self.data.items
+        return {} if items is None else {"n_items": len(items.table), "n_groups": int(items.table["group"].nunique())}
 
     def features(self, layer: str) -> np.ndarray:
         """`(sounds, units)` of a layer, in the order of the responses."""
@@ -172,6 +232,20 @@ class LayerSolver(Solver):
             raise ValueError(f"{found.file}: {layer} has {len(values)} sounds without names, the study "
                              f"{len(self.data.sounds)}: expected the same, in the study's order")
         return values.reshape(len(values), -1)
+
+    def dimensionality(self, layers: list[float], standardise: bool) -> dict[str, Any]:
+        """Effective dimensionality of `layers`, and of responses: means over people (and latencies) of each region.
+
+        All of it goes to `dimensionality.csv`, a row per layer, and per person and region of the responses.
+        """
+        brain = response_dimensionality(self.data.values, self.data.voxels, standardise)
+        table = pd.concat([pd.DataFrame({"source": self.layers, "dimensionality": layers}),
+                           brain.assign(source="responses")], ignore_index=True)
+        table.to_csv(self.folder / "dimensionality.csv", index=False)
+        means = brain.groupby("region", sort=False)["dimensionality"].mean()
+        logger.info("effective dimensionality of responses, mean over people: %s",
+                    ", ".join(f"{region} {value:.1f}" for region, value in means.items()))
+        return {"dimensionality": layers, "responses_dimensionality": means.to_dict()}
 
     @abstractmethod
     def compare(self) -> Metrics:

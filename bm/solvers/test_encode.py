@@ -12,6 +12,8 @@ from dora.link import Link
 from bm.config import ConfigError
 from bm.data import test_responses
 from bm.data.test_responses import PlantedRecording, planted_config, register
+from bm.features import build_feature
+from bm.metrics.encoding import pooled_ccnorm
 from bm.solvers import build_solver
 from bm.solvers.encode import EncodeSolver
 
@@ -53,13 +55,16 @@ def test_a_planted_kernel_is_found(solver, people):
     metrics = one.run()
     assert metrics["r"] > 0.85 and metrics["r_low"] <= metrics["r"] <= metrics["r_high"] and metrics["r2"] > 0.5
     assert metrics["n_units"] == 6 and metrics["n_stimuli"] == len({t.stimulus for t in one.responses.of("test")})
-    assert 0.9 < metrics["ccnorm"] < 1.1
+    assert 0.9 < metrics["ccnorm"] < 1.1 and metrics["ccnorm_low"] < metrics["ccnorm"] < metrics["ccnorm_high"]
     table = pd.read_parquet(one.folder / "encoding.parquet")
     assert table["name"].tolist() == [f"MEG{i:03d}" for i in (0, 1, 2, 3, 0, 1, 2)]
     assert table["subject_name"].tolist() == ["planted/a"] * 4 + ["planted/b"] * 3
     assert table["r"].isna().tolist() == [False] * 5 + [True, False]
     assert table["n_repeats"].tolist()[:5] == [2, 2, 2, 2, 1]
     assert table["ccnorm"].isna().tolist() == [False] * 4 + [True] * 3
+    with np.load(one.folder / "encoding_moments.npz") as sums:
+        assert (sums["powers"][:, 1] > 0).any(0).tolist() == [True] * 4 + [False] * 3
+        assert pooled_ccnorm(sums["moments"], sums["powers"])[:4] == pytest.approx(table["ccnorm"][:4], rel=1e-4)
     with np.load(one.folder / "encoding_predictions.npz") as saved:
         trials = one.responses.of("test")
         assert saved["stimulus"].tolist() == [t.stimulus for t in trials]
@@ -153,6 +158,18 @@ def test_show_builds_and_stops(solver, caplog):
     caplog.set_level("INFO")
     one = solver("show", "show=1")
     assert one.run() is None and "columns to 7 units" in caplog.text and not one.checkpoint_path.exists()
+
+
+def test_a_prefilter_takes_its_bands_from_the_features(solver):
+    mel = "dset.features_params.MelSpectrum={n_mels: 4, n_fft: 64, norm_audio: false}"
+    one = solver("bands", "encoder.prefilter=ic_adaptation", "dset.features=[MelSpectrum]", mel)
+    one.build()
+    tau = 500 - 105 * np.log10(build_feature("MelSpectrum", {"n_mels": 4}).bands_hz)
+    assert -1000 / (one.responses.rate * one.model.prefiltering.decay[0, :, 0].log()).numpy() == pytest.approx(
+        tau, rel=1e-4)
+    for features in ("WordPulse", "MelSpectrum,WordPulse"):
+        with pytest.raises(ValueError, match="these features do not say: set encoder.prefilter_params="):
+            solver("unknown", "encoder.prefilter=ic_adaptation", f"dset.features=[{features}]", mel).build()
 
 
 def test_a_sound_needs_its_front_end(solver):

@@ -1,18 +1,30 @@
 """Ridge regression from every layer of a network to voxels, electrodes or components (`task.type=ridge`)."""
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from bm.linear.voxelwise import Voxelwise, gram, random_splits, voxelwise
+from bm.linear.kernel import Design
+from bm.linear.voxelwise import Voxelwise, gram, voxelwise
 from bm.metrics.layers import BestLayer, best_layer, by_subject
 from bm.metrics.rdm import effective_dimensionality
 from bm.solvers.base import Metrics
 from bm.solvers.layers import LayerSolver
 
 logger = logging.getLogger(__name__)
+
+#: targets that are fitted at once where items are words: 80 MB for 10,000 of them
+ITEM_TARGETS = 1024
+#: bytes of the predictions of all layers that are kept
+MAX_PREDICTIONS = 8e9
+#: what is counted of fits, as a share of them: predictions that are constant, penalties at either end of those allowed,
+#: corrected R² above 1
+DIAGNOSTICS: dict[str, Callable[[Voxelwise], np.ndarray]] = {
+    "constant": lambda score: score.constant_test, "largest_alpha": lambda score: score.edge == 1,
+    "smallest_alpha": lambda score: score.edge == 2, "above_one": lambda score: score.r2_test_c > 1}
 
 
 class VoxelwiseSolver(LayerSolver):
@@ -28,29 +40,36 @@ class VoxelwiseSolver(LayerSolver):
 
     def compare(self) -> Metrics:
         cfg, data = self.cfg.encoding, self.data
-        splits = random_splits(len(data.sounds), self.n_train, cfg.n_splits)
+        splits, items = self.splits, data.items
+        size = 4 * len(data.sounds) * len(splits) * data.values.shape[1] * len(self.layers)
+        if items is not None and cfg.predictions and size > MAX_PREDICTIONS:
+            raise ValueError(f"encoding.predictions=true would keep {size / 1e9:.1f} GB, at most "
+                             f"{MAX_PREDICTIONS / 1e9:g} GB are held: take fewer recordings, latencies or splits")
         alphas = np.logspace(cfg.alphas.high, cfg.alphas.low, cfg.alphas.n)
         found: dict[str, Voxelwise] = {}
         dimensionality = []
         for name in self.layers:
             x = self.features(name)
-            score = voxelwise(gram(x), data.values, splits, alphas, compat=cfg.compat,
-                              keep_predictions=cfg.predictions,
-                              device=None if self.device.type == "cpu" else str(self.device))
+            score = voxelwise(gram(x) if items is None else Design(x.astype(np.float64)), data.values, splits, alphas,
+                              compat=cfg.compat, keep_predictions=cfg.predictions,
+                              voxels_at_once=4096 if items is None else ITEM_TARGETS,
+                              device=None if self.device.type == "cpu" else str(self.device),
+                              groups=None if items is None else items.table["group"].to_numpy())
             found[name] = score
             dimensionality.append(effective_dimensionality(x - x.mean(0)))
-            shares = [100 * what.mean() for what in (score.constant_test, score.edge == 1, score.edge == 2)]
+            shares = [100 * of(score).mean() for of in DIAGNOSTICS.values()]
             median = [np.median(_medians(values)) for values in (score.r_test, score.best_r2)]
             logger.info("%s: %d units of effective dimensionality %.1f; median r %.4f, R² %.4f; %.1f %% of predictions "
-                        "constant, %.1f %% of penalties at the largest, %.1f %% at the smallest", name, x.shape[1],
-                        dimensionality[-1], *median, *shares)
+                        "constant, %.1f %% of penalties at the largest, %.1f %% at the smallest; %.1f %% of corrected "
+                        "R² above 1", name, x.shape[1], dimensionality[-1], *median, *shares)
         self._write(found)
         r, r2 = (np.stack([getattr(score, key) for score in found.values()]) for key in ("r_test", "best_r2"))
         loss = 1 - float(np.median(_medians(r2), -1).max())
-        self.result = {"loss": loss, "r": torch.from_numpy(r), "r2": torch.from_numpy(r2),
-                       "dimensionality": dimensionality,
-                       "constant": float(np.mean([score.constant_test.mean() for score in found.values()]))}
-        return {"loss": loss, "constant": self.result["constant"]}
+        counted = {name: float(np.mean([of(score).mean() for score in found.values()]))
+                   for name, of in DIAGNOSTICS.items()}
+        self.result = {"loss": loss, "r": torch.from_numpy(r), "r2": torch.from_numpy(r2), "shares": counted,
+                       **self.dimensionality(dimensionality, standardise=False)}
+        return {"loss": loss, **counted}
 
     def _write(self, found: dict[str, Voxelwise]) -> None:
         table = pd.concat([_table(name, score, self.data.voxels) for name, score in found.items()], ignore_index=True)
@@ -82,10 +101,11 @@ class VoxelwiseSolver(LayerSolver):
             "independent_r": float(np.median(best_r.score.mean(0))), "independent_r2": float(per_subject.mean()),
             "position": float(np.median(position)), "n_voxels": r.shape[1] // max(len(self.latencies), 1),
             "n_layers": len(r),
-            "n_subjects": len(names),
+            "n_subjects": len(names), **self.item_counts(),
             "layers_r": dict(zip(self.layers, np.median(_medians(r), -1).tolist(), strict=True)),
             "layers_r2": dict(zip(self.layers, np.median(_medians(r2), -1).tolist(), strict=True)),
             "dimensionality": dict(zip(self.layers, self.result["dimensionality"], strict=True)),
+            "responses_dimensionality": self.result["responses_dimensionality"], **self.result["shares"],
             "regions": {row["region"]: {"position": row["position"], "score": row["score"]}
                         for row in regions.to_dict("records")}} | self._by_latency(r, best_r)
 

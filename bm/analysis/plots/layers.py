@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bm.analysis.layer_tables import category_table
 from bm.analysis.plots import BLUE, GREY, ORANGE, new_figure
 
 COLOURS = {"trained": BLUE, "permuted": GREY, "untrained": ORANGE}
@@ -20,13 +21,21 @@ def plot_networks(table: pd.DataFrame, baseline: str = "spectrotemporal") -> Fig
     """Score of each network with its controls beside it; the baseline is a line, its standard error a band.
 
     Args:
-        table: rows of one group of `bm.analysis.layers.network_table`.
+        table: rows of one group of `bm.analysis.layer_tables.network_table`.
     """
+    figure = new_figure(2.6 + 1.1 * max(table["network"].nunique(), 1), 3.4)
+    axes = figure.subplots()
+    draw_bars(axes, table, baseline)
+    axes.set_ylabel(_axis(table["metric"].iloc[0], int(table["n_subjects"].max())), fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def draw_bars(axes: Axes, table: pd.DataFrame, baseline: str = "spectrotemporal") -> None:
+    """Bars of `score` ± `sem` of each `network` and its `weights`; the baseline is a line."""
     shown = table[table["network"] != baseline]
     names = list(dict.fromkeys(shown["network"]))
     kinds = [kind for kind in COLOURS if kind in set(shown["weights"])]
-    figure = new_figure(2.6 + 1.1 * max(len(names), 1), 3.4)
-    axes = figure.subplots()
     width = 0.8 / max(len(kinds), 1)
     for k, kind in enumerate(kinds):
         own = shown[shown["weights"] == kind].set_index("network").reindex(names)
@@ -37,16 +46,13 @@ def plot_networks(table: pd.DataFrame, baseline: str = "spectrotemporal") -> Fig
         if row.sem == row.sem:
             axes.axhspan(row.score - row.sem, row.score + row.sem, color="black", alpha=0.12)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
-    axes.set_ylabel(_axis(table["metric"].iloc[0], int(table["n_subjects"].max())), fontsize=8)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
 
 
 def plot_curves(table: pd.DataFrame, label: str, baseline: str = "spectrotemporal") -> Figure:
     """Score against relative depth, a line per network, with its standard error; the baseline's best is a level.
 
     Args:
-        table: rows of one group of `bm.analysis.layers.curve_table`.
+        table: rows of one group of `bm.analysis.layer_tables.curve_table`.
         label: of the score.
     """
     figure = new_figure(6.5, 3.4)
@@ -74,7 +80,7 @@ def plot_regions(table: pd.DataFrame) -> Figure:
     """Relative position of the best layer in each region, a dot per XP, with standard errors.
 
     Args:
-        table: rows of one group of `bm.analysis.layers.region_table`.
+        table: rows of one group of `bm.analysis.layer_tables.region_table`.
     """
     regions = list(dict.fromkeys(table["region"]))
     figure = new_figure(2.5 + 0.5 * len(regions), 3.2)
@@ -151,7 +157,8 @@ def plot_dimensionality(curves: pd.DataFrame, label: str) -> Figure:
 
 def plot_components(predicted: np.ndarray, actual: np.ndarray, names: Sequence[str],
                     categories: Sequence[str] | None = None) -> Figure:
-    """Predicted against measured response to each sound, one panel a component (or voxel), coloured by category.
+    """Predicted against measured response to each sound, one panel a component (or voxel), coloured by category; in
+    the title also the mean of the correlations within categories.
 
     Shape: predicted, actual `(sounds, components)`; NaN where a sound was never held out.
     """
@@ -166,7 +173,8 @@ def plot_components(predicted: np.ndarray, actual: np.ndarray, names: Sequence[s
         there = np.isfinite(predicted[:, k])
         varies = np.ptp(predicted[there, k]) > 0 and np.ptp(actual[there, k]) > 0
         r = f"r = {np.corrcoef(predicted[there, k], actual[there, k])[0, 1]:.2f}, " if varies else ""
-        axes.set_title(f"{name}: {r}{there.sum()} sounds", fontsize=8)
+        inside = "" if categories is None else _within(predicted[:, [k]], actual[:, [k]], categories)
+        axes.set_title(f"{name}: {r}{there.sum()} sounds{inside}", fontsize=8)
         axes.set(xlabel="predicted", ylabel="measured")
     for axes in panels.ravel()[len(names):]:
         axes.axis("off")
@@ -175,7 +183,13 @@ def plot_components(predicted: np.ndarray, actual: np.ndarray, names: Sequence[s
     return figure
 
 
-def plot_latencies(values: np.ndarray, latencies: np.ndarray, layers: Sequence[str], label: str) -> Figure:
+def _within(predicted: np.ndarray, actual: np.ndarray, categories: Sequence[str]) -> str:
+    found = category_table(predicted, actual, [""], categories)["r"].dropna()
+    return f"\nwithin {len(found)} categories: mean r = {found.mean():.2f}" if len(found) else ""
+
+
+def plot_latencies(values: np.ndarray, latencies: np.ndarray, layers: Sequence[str], label: str, item: str = "sound"
+                   ) -> Figure:
     """Score of each layer at each latency; dots: the best layer of each.
 
     Shape: values `(layers, latencies)`; latencies in s, evenly spaced.
@@ -185,12 +199,13 @@ def plot_latencies(values: np.ndarray, latencies: np.ndarray, layers: Sequence[s
     image = axes.imshow(values, aspect="auto", origin="lower", cmap="cividis", extent=_extent(latencies, len(layers)))
     axes.plot(latencies, values.argmax(0), "o", color="white", markeredgecolor="black", markersize=4)
     axes.set_yticks(range(len(layers)), layers, fontsize=7)
-    axes.set_xlabel("s after the sound's start (middle of the window); dots: best layer")
+    axes.set_xlabel(f"s after the {item}'s start (middle of the window); dots: best layer")
     figure.colorbar(image, ax=axes).set_label(label, fontsize=8)
     return figure
 
 
-def plot_channel_latencies(best: np.ndarray, latencies: np.ndarray, layers: Sequence[str]) -> Figure:
+def plot_channel_latencies(best: np.ndarray, latencies: np.ndarray, layers: Sequence[str], item: str = "sound"
+                           ) -> Figure:
     """Which layer is the best for each channel at each latency; channels ordered by their mean.
 
     Shape: best `(channels, latencies)`, indices of layers.
@@ -200,7 +215,7 @@ def plot_channel_latencies(best: np.ndarray, latencies: np.ndarray, layers: Sequ
     shown = best[np.argsort(best.mean(1), kind="stable")]
     image = axes.imshow(shown, aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=max(len(layers) - 1, 1),
                         interpolation="nearest", extent=_extent(latencies, len(best)))
-    axes.set(xlabel="s after the sound's start (middle of the window)", ylabel=f"{len(best)} channels, sorted")
+    axes.set(xlabel=f"s after the {item}'s start (middle of the window)", ylabel=f"{len(best)} channels, sorted")
     ticks = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 8)).round().astype(int))
     bar = figure.colorbar(image, ax=axes, ticks=ticks)
     bar.ax.set_yticklabels([layers[k] for k in ticks], fontsize=7)
@@ -231,7 +246,7 @@ def plot_consistency(table: pd.DataFrame) -> Figure:
     """Scores of the same networks in two groups.
 
     Args:
-        table: rows of one pair of groups of `bm.analysis.layers.consistency_table`.
+        table: rows of one pair of groups of `bm.analysis.layer_tables.consistency_table`.
     """
     figure = new_figure(4.6, 3.6)
     axes = figure.subplots()

@@ -11,8 +11,8 @@ _HEAD = 0.095
 
 
 def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], label: str, columns: int = 3,
-                  signed: Collection[int] = ()) -> Figure:
-    """One map a row of `maps`, interpolated between the sensors (dots), nose up, each with its own colour scale.
+                  signed: Collection[int] = (), limits: tuple[float, float] | None = None) -> Figure:
+    """One map a row of `maps`, interpolated between the sensors (dots), nose up.
 
     Sensors at one place (e.g. the two gradiometers and the magnetometer of a triplet) are averaged.
 
@@ -20,6 +20,7 @@ def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], l
         maps: values. layout: flat places, in any unit.
         label: of the colours, with the unit.
         signed: numbers of the maps that are differences: blue to red, the same scale on both sides of 0.
+        limits: of the colours of all maps; None: each has its own.
 
     Shape: maps `(M, C)`, layout `(C, 2)`, finite.
     Errors: ValueError for fewer than 4 places, between which nothing can be interpolated.
@@ -36,8 +37,8 @@ def plot_topomaps(maps: np.ndarray, layout: np.ndarray, titles: Sequence[str], l
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for i, (axes, row, title) in enumerate(zip(panels, values, titles, strict=False)):
         most = np.abs(row).max() or 1.0
-        limits = (-most, most) if i in signed else (min(row.min(), 0), row.max())
-        image, _ = mne.viz.plot_topomap(row, place, ch_type="mag", contours=0, sphere=(0, 0, 0, _HEAD), vlim=limits,
+        own = limits or ((-most, most) if i in signed else (min(row.min(), 0), row.max()))
+        image, _ = mne.viz.plot_topomap(row, place, ch_type="mag", contours=0, sphere=(0, 0, 0, _HEAD), vlim=own,
                                         cmap="coolwarm" if i in signed else "cividis", axes=axes, show=False)
         axes.set_title(title, fontsize=9)
         figure.colorbar(image, ax=axes, shrink=0.6).set_label(label, fontsize=8)

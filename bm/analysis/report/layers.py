@@ -5,9 +5,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bm.analysis.layers import BASELINE, TASKS, LayersXP, curve_table, groups, open_layers, region_table
+from bm.analysis.layer_tables import (
+    category_table,
+    curve_table,
+    diagnostics_table,
+    fit_arrays,
+    held_out,
+    region_table,
+    response_table,
+)
+from bm.analysis.layers import BASELINE, TASKS, LayersXP, groups, open_layers
+from bm.analysis.plots import layer_details as details
 from bm.analysis.plots import layers as plots
 from bm.analysis.report.parts import Part, note, table
+from bm.analysis.report.places import places, places_together
 from bm.analysis.xp import StoredXP
 
 #: panels of a figure of components or of matrices
@@ -29,20 +40,40 @@ def layers(xp: StoredXP) -> list[Part]:
     if len(regions):
         parts += [Part("Regions", plots.plot_regions(regions), "Position of the best layer; median over voxels, mean "
                        "over people."), table("Best layer by region", regions.drop(columns=list(_ABOUT)).round(3))]
-    return parts + _matrices(one) + _components(one) + _map(one)
+    return parts + _matrices(one) + _components(one) + places(one) + _dimensions([one]) + _fits(one)
 
 
 _ABOUT = ("responses", "task", "network", "weights")
 
 
+def _dimensions(xps: Sequence[LayersXP]) -> list[Part]:
+    """Effective dimensionality of what was measured."""
+    rows = response_table(xps)
+    return [table("Dimensionality of responses", _plain(rows), "Effective dimensionality of each person's responses to "
+                  "the sounds (mean, smallest and largest over people), as that of layers.")] if len(rows) else []
+
+
+def _fits(one: LayersXP) -> list[Part]:
+    """Penalties, standard deviations and reliabilities of ridge."""
+    if one.task != "ridge":
+        return []
+    rows = diagnostics_table([one])
+    best = one.test["best_layer"]
+    return [table("Fits", rows.drop(columns=list(_ABOUT)).round(3), "Counts of fits (targets × splits) at the largest "
+                  "and smallest penalty, with constant predictions, and with corrected R² above 1; medians of standard "
+                  "deviations and reliabilities; rho: reliability of responses and penalty, over targets."),
+            Part("Diagnostics", details.plot_diagnostics(fit_arrays(one, best)), f"Fits of {one.layers[best]}.")]
+
+
 def _latencies(one: LayersXP) -> list[Part]:
     latencies, values, best = one.latency_map()
     label = "correlation" if one.task == "ridge" else "similarity"
-    parts = [Part("Layers and latencies", plots.plot_latencies(values, latencies, one.layers, label),
+    parts = [Part("Layers and latencies", plots.plot_latencies(values, latencies, one.layers, label, one.items),
                   f"Median over {len(best)} {'channels' if one.task == 'ridge' else 'people'} of the median over "
                   "splits.")]
     if len(best) > 1:
-        parts.append(Part("Best layer of each channel", plots.plot_channel_latencies(best, latencies, one.layers)))
+        parts.append(Part("Best layer of each channel", plots.plot_channel_latencies(best, latencies, one.layers,
+                                                                                             one.items)))
     return parts
 
 
@@ -62,51 +93,43 @@ def _matrices(one: LayersXP) -> list[Part]:
     found = load_file(path)
     names = ["mean over subjects", one.test["best_name"], *one.layers]
     shown = {name: found[name] for name in list(dict.fromkeys(names))[:MOST]}
-    return [Part("Dissimilarity of sounds", plots.plot_rdms(shown, _categories(one)),
+    regions = {name.removeprefix("region "): values for name, values in found.items() if name.startswith("region ")}
+    between = []
+    if len(regions) > 1:
+        between = [Part("Regions among themselves", details.plot_region_similarity(
+            regions, one.xp.get("encoding.comparison")), "Dissimilarities of each region, mean over people (and "
+                        "latencies), compared with those of each other.")]
+    return [*between, Part("Dissimilarity of sounds", plots.plot_rdms(shown, _categories(one)),
                  "1 − correlation, sounds ordered by category; each matrix from its smallest (white) to its largest "
                  "value. First people, then the best layer.")]
 
 
 def _components(one: LayersXP) -> list[Part]:
     """The best-predicted targets, mean of all predictions of a sound while it was held out."""
-    folder = one.xp.folder
-    if not (folder / "predictions.safetensors").exists() or not (folder / "responses.safetensors").exists():
+    found = held_out(one)
+    if found is None:
         return []
-    from safetensors.numpy import load_file
-    layer = one.test["best_layer"]
-    estimates = load_file(folder / "predictions.safetensors")[one.layers[layer]]  # sounds, splits, targets
-    held = np.isfinite(estimates).sum(1)
-    mean = np.where(held > 0, np.nansum(estimates, 1) / np.maximum(held, 1), np.nan)
+    mean, actual = found
+    layer, categories = one.test["best_layer"], _categories(one)
     chosen = np.sort(np.argsort(-np.median(one.arrays("r_test")[layer], 1), kind="stable")[:MOST])
     names = [" ".join(str(value) for value in row if value != "") for row in
              one.targets.iloc[chosen].drop(columns="region").to_numpy()]
-    actual = load_file(folder / "responses.safetensors")["responses"]
-    return [Part("Predicted and measured", plots.plot_components(mean[:, chosen], actual[:, chosen], names,
-                                                                 _categories(one)),
-                 f"The {len(chosen)} best of {mean.shape[1]}, from layer {one.layers[layer]}; each sound while it was "
-                 "held out, mean over splits.")]
-
-
-def _map(one: LayersXP) -> list[Part]:
-    path = one.xp.folder / "channels.csv"
-    if one.task != "ridge" or not path.exists():
-        return []
-    channels = pd.read_csv(path)
-    for names in (("layout_x", "layout_y"), ("x_ras", "y_ras"), ("x", "y")):
-        if set(names) <= set(channels):
-            there = channels[list(names)].notna().all(axis=1).to_numpy()
-            position = one.position.reshape(len(channels), -1).mean(1)
-            return [Part("Where", plots.plot_positions(channels.loc[there, list(names)].to_numpy(), position[there],
-                                                       "best layer (0: first, 1: last)", names),
-                         "Flat places of voxels or sensors, all people (and hemispheres) together.")]
-    return []
+    mean, actual, total = mean[:, chosen], actual[:, chosen], mean.shape[1]
+    parts = [Part("Predicted and measured", plots.plot_components(mean, actual, names, categories),
+                  f"The {len(chosen)} best of {total}, from layer {one.layers[layer]}; each sound while it was held "
+                  "out, mean over splits.")]
+    if categories is not None:
+        rows = category_table(mean, actual, names, categories).pivot(index="category", columns="target", values="r")
+        parts.append(table("Within categories", rows[names].round(2).reset_index(), "Correlation of predicted and "
+                           "measured responses over the sounds of a category."))
+    return parts
 
 
 def comparison(xps: Sequence[LayersXP], tables: Mapping[str, pd.DataFrame]) -> dict[str, list[Part]]:
     """Sections of the page about many XPs and their parts.
 
     Args:
-        tables: of `bm.analysis.layers.all_tables`.
+        tables: of `bm.analysis.layer_tables.all_tables`.
     """
     out: dict[str, list[Part]] = {}
     for (responses, task), own in groups(xps).items():
@@ -118,8 +141,9 @@ def comparison(xps: Sequence[LayersXP], tables: Mapping[str, pd.DataFrame]) -> d
                        "person standard error. Position: of the best layer, 0 the first, 1 the last."),
                  Part("Bars", plots.plot_networks(of("networks"))), Part("Layers", plots.plot_curves(curves, label))]
         if len(of("pairs")):
-            parts.append(table("Differences", _plain(of("pairs")), "p: one-sided; over people by bootstrap, else over "
-                               "iterations (RSA: splits) by permutation, which says nothing of other people."))
+            parts.append(table("Differences", _plain(of("pairs")), "p: two-sided; over people by bootstrap, else over "
+                               "iterations (RSA: splits) by permutation, which says nothing of other people. "
+                               "p_one_sided: as in the paper, in the direction that was found."))
         known = curves[(curves["network"] != BASELINE) & curves["dimensionality"].notna()]
         if len(known) > 1:
             parts += [Part("Dimensionality", plots.plot_dimensionality(known, label)),
@@ -127,18 +151,27 @@ def comparison(xps: Sequence[LayersXP], tables: Mapping[str, pd.DataFrame]) -> d
         if len(of("regions")):
             parts += [Part("Regions", plots.plot_regions(of("regions"))), table("By region", _plain(of("regions")))]
         if len(of("primary")):
-            parts += [table("Primary and other regions", _plain(of("primary"))),
+            parts += [Part("Primary and other regions: networks", details.plot_primary(of("primary"))),
+                      table("Primary and other regions", _plain(of("primary"))),
                       table("Over networks", _plain(of("primary_test")), "Wilcoxon's signed-rank test, two-sided.")]
+        if len(of("components")):
+            parts.append(Part("Components", details.plot_component_bars(of("components"))))
+        if len(of("seeds")):
+            parts += [Part(f"{names[0]} and {names[1]}", plots.plot_consistency(rows), "The same networks, trained (or "
+                           "their weights shuffled) with other random numbers.")
+                      for names, rows in of("seeds").groupby(["one", "other"], sort=False)]
         for one in own:
             if "latency" in one.targets:
                 parts += [Part(f"{one.network} {one.weights}: {part.title}", part.content, part.caption)
                           for part in _latencies(one)]
-        out[f"{responses}, {task}"] = parts
+        if len(of("diagnostics")):
+            parts.append(table("Fits", _plain(of("diagnostics")), "Of ridge; see the reports of the XPs."))
+        out[f"{responses}, {task}"] = parts + places_together(own) + _dimensions(own)
     consistency = tables["consistency"]
     if len(consistency):
         out["Consistency"] = [Part(f"{names[0]} and {names[1]}", plots.plot_consistency(rows)) for names, rows in
                               consistency.groupby(["one", "other"], sort=False) if len(rows) > 1]
-    if not any(one.network == BASELINE for one in xps):
+    if not any(one.network == BASELINE or one.items != "sound" for one in xps):
         out["Baseline"] = [note("No baseline", "No XP of the spectrotemporal baseline is among these: dora run "
                                 "preset=layers.")]
     return out

@@ -143,18 +143,20 @@ def _channels(names: list[str], kind: str, **columns: Any) -> pd.DataFrame:
 
 
 def _electrodes(weights: dict[str, Any]) -> pd.DataFrame:
-    """The electrodes; `region` is the subject, and two more columns say where they lie.
+    """The electrodes; `region` is the subject, and more columns say where they lie.
 
     The published coordinates are those of vertices of the *inflated* surface of FreeSurfer's fsaverage (compared with
     the first 10,242 vertices, which fsaverage5 has too): no places in a head, so x, y and z stay unknown. Kept are the
-    vertex (`fsaverage_vertex`, from 0) and its hemisphere (the sign of x: all lie on the lateral side).
+    vertex (`fsaverage_vertex`, from 0), its hemisphere (the sign of x: all lie on the lateral side) and the
+    coordinates on that surface, whose middle is the origin of each hemisphere (`x_infl`, `y_infl`, `z_infl`, mm).
     """
-    subject = weights["subject_indices"]
+    subject, place = weights["subject_indices"], weights["elec_verts_ras"].astype(float)
     number = pd.Series(subject).groupby(subject).cumcount() + 1
     names = [f"s{s:02d}e{n:02d}" for s, n in zip(subject, number, strict=True)]
     return _channels(names, "ecog", region=[f"s{s:02d}" for s in subject],
                      fsaverage_vertex=weights["elec_vert_nums"].astype(np.int64) - 1,
-                     hemisphere=np.where(weights["elec_verts_ras"][:, 0] < 0, "left", "right"))
+                     hemisphere=np.where(place[:, 0] < 0, "left", "right"),
+                     **dict(zip(("x_infl", "y_infl", "z_infl"), place.T, strict=True)))
 
 
 @register_study

@@ -71,6 +71,7 @@ def test_ecog_reads_back(published, raw):
     assert [int(r[1:]) for r in table["region"]] == weights["subject_indices"].tolist()
     assert table[["x", "y", "z", "layout_x", "layout_y"]].isna().all(axis=None)
     assert (table["hemisphere"] == "left").sum() == 126
+    np.testing.assert_array_equal(table[["x_infl", "y_infl", "z_infl"]], weights["elec_verts_ras"])
     (components,) = NatSounds(published, space="components").recordings()
     np.testing.assert_array_equal(components.signal().read().reshape(165, 75, 15), responses["R"])
 
