@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from fnmatch import fnmatch
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -58,12 +58,19 @@ def _free(key: str) -> str:
     return ""
 
 
+def _dotted(plain: dict[str, Any]) -> list[str]:
+    return [name for key, value in plain.items()
+            for name in (key, *(f"{key}.{rest}" for rest in (_dotted(value) if isinstance(value, dict) else [])))]
+
+
 def unknown_key(key: str, value: str = "…") -> str:
     """One line about a key that does not exist, or (a dict of any keys) gets a key that is not in `conf/`."""
     if parent := _free(key):
         what = ("is given a key that conf/ does not have there" if parent == key else
                 f"has no key {key[len(parent) + 1:]!r} in conf/")
-        return f"config: {parent} {what}; what is added needs a plus: '+{key}={value}'"
+        there = reduce(dict.__getitem__, parent.split("."), json.loads(_today())) if CONF.is_dir() else {}
+        meant = nearest(key[len(parent) + 1:], _dotted(there))
+        return f"config: {parent} {what}{meant.rstrip('?')}; what is added needs a plus: '+{key}={value}'"
     known = _keys(Config)
     close = difflib.get_close_matches(key, known, n=1)
     if not close:  # the right last name under the wrong section, or without one
@@ -157,8 +164,14 @@ def _lacking(plain: dict[str, Any], model: type[BaseModel]) -> list[tuple[str, .
 def _today() -> str:
     """The base config of `conf/`, as JSON."""
     from hydra import compose, initialize_config_dir
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return json.dumps(to_plain(compose("config")))
+    from hydra.core.global_hydra import GlobalHydra
+    outer = GlobalHydra.instance().hydra  # of a command that is composing a config itself
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return json.dumps(to_plain(compose("config")))
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def check_stored(folder: Path, sig: str, plain: dict[str, Any], exclude: list[str]) -> None:

@@ -34,7 +34,8 @@ def test_as_hydra_does(overrides):
      "config: encoder.wav2spec_params is given a key that conf/ does not have there; what is added needs a plus: "
      "'+encoder.wav2spec_params={sample_rate: 16000}'"),
     ("dset.features_params.MelSpectrum.n_mel=4",
-     "config: dset.features_params has no key 'MelSpectrum.n_mel' in conf/; what is added needs a plus: "
+     "config: dset.features_params has no key 'MelSpectrum.n_mel' in conf/; did you mean 'MelSpectrum.n_mels'; what is "
+     "added needs a plus: "
      "'+dset.features_params.MelSpectrum.n_mel=4'"),
     ("encodr.params={window: 12}", "config: unknown key 'encodr.params'; did you mean 'encoder.params'?"),
 ])
