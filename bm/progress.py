@@ -25,17 +25,19 @@ class _Log:
         pass
 
 
-def with_progress(items: Iterable[Any] | None, what: str, total: int | None = None, show: bool = True
-                  ) -> "tqdm":
+def with_progress(items: Iterable[Any] | None, what: str, total: int | None = None, show: bool = True,
+                  unit: str = "") -> "tqdm":
     """Iterates over `items`; without any, its `update(n)` counts.
 
     Args:
         what: is done, the first word of the line.
         total: number of items, where they have no length.
         show: False: nothing is said.
+        unit: of what is counted by thousands, millions…: "B".
     """
     from tqdm import tqdm
     if sys.stderr.isatty() or not show:
-        return tqdm(items, what, total, leave=False, disable=not show)
+        return tqdm(items, what, total, leave=False, disable=not show, unit=unit or "it", unit_scale=bool(unit))
     return tqdm(items, what, total, leave=False, file=_Log(), mininterval=EVERY, delay=EVERY, miniters=1,
-                bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left")
+                unit_scale=bool(unit), bar_format=f"{{desc}}: {{n_fmt}}{unit} of {{total_fmt}}{unit}, {{elapsed}} "
+                                                  "passed, {remaining} left")

@@ -315,9 +315,13 @@ class Config(_Section):
                                  "and sound")
         if self.task.type.startswith("linear"):
             self._linear()
-        if self.task.type in ("ridge", "rsa") and (self.encoding.model is None) == (self.encoding.activations is None):
-            raise ValueError(f"task.type={self.task.type} needs encoding.model (a network) or encoding.activations "
-                             "(published ones), and not both")
+        if self.task.type in ("ridge", "rsa"):
+            if (self.encoding.model is None) == (self.encoding.activations is None):
+                raise ValueError(f"task.type={self.task.type} needs encoding.model (a network) or encoding.activations "
+                                 "(published ones), and not both")
+            if (self.dset.n_subjects, self.dset.n_subjects_test) != (None, None):
+                raise ValueError(f"task.type={self.task.type} has no use for dset.n_subjects and n_subjects_test: take "
+                                 "fewer people by the selection's keys, dset.n_recordings or skip_recordings")
         self._encode()
         self._classify()
         return self

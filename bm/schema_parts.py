@@ -80,7 +80,9 @@ class Encoding(Section):
         if self.permuted and self.random:
             raise ValueError("permuted and random: expected one of them at most")
         if self.latencies is not None and (self.tmin, self.tmax) != (None, None):
-            raise ValueError("tmin, tmax and latencies: expected one span or many, not both")
+            raise ValueError("tmin, tmax and latencies: expected one span or many, not both; where a preset has "
+                             "latencies, one span is latencies={start: tmin, stop: tmax, step: tmax - tmin, width: "
+                             "tmax - tmin}")
         if self.items != "sound" and self.activations is not None:
             raise ValueError(f"items={self.items} needs a network to listen (encoding.model): published activations "
                              "are of whole sounds")

@@ -37,6 +37,8 @@ def test_as_hydra_does(overrides):
      "config: dset.features_params has no key 'MelSpectrum.n_mel' in conf/; did you mean 'MelSpectrum.n_mels'; what is "
      "added needs a plus: "
      "'+dset.features_params.MelSpectrum.n_mel=4'"),
+    ("preset=null", "config: preset=null: leave preset out, or choose one of eeg_motor, "),
+    ("optim=null", "config: 'optim=null' replaces a section of the config by something else, where Dora needs its "),
     ("encodr.params={window: 12}", "config: unknown key 'encodr.params'; did you mean 'encoder.params'?"),
 ])
 def test_a_choice_that_is_not_there(override, said):

@@ -46,7 +46,14 @@ class CheckedMain(HydraMain):
             if arg.lstrip("+").startswith(("slurm.", "dora.")):  # Dora would go on without it
                 raise ConfigError(f"config: {arg!r} has no effect on an XP: set it in conf/config.yaml, or slurm's in "
                                   "a grid, by launcher.slurm_(…)")
-        xp = super().get_xp(argv)
+        try:
+            xp = super().get_xp(argv)
+        except AssertionError as error:  # Dora's, which compares each section with the one that a preset composes
+            if "Structure of config" not in str(error):
+                raise
+            raise ConfigError(f"config: {_section(str(error), argv)} replaces a section of the config by something "
+                              "else, where Dora needs its keys: set these (key.of.section=…), or choose another preset "
+                              "or none, which leaves it out") from None
         check_config(to_plain(xp.cfg))
         if "run" in sys.argv and "--clear" in sys.argv and is_running(xp.folder):
             raise ConfigError(busy_message(xp.folder))  # Dora is about to remove the folder
@@ -72,7 +79,7 @@ class CheckedMain(HydraMain):
         if tuple(groups) not in known:
             try:
                 known[tuple(groups)] = super()._get_config_noinit(groups)
-            except HydraException as error:
+            except (HydraException, ValueError) as error:  # a bare ValueError for group=null
                 raise ConfigError(self._unknown_choice(groups) or _one_line(error, groups)) from None
         cfg = copy.deepcopy(known[tuple(groups)])
         try:
@@ -109,13 +116,21 @@ class CheckedMain(HydraMain):
             known = sorted(path.stem for path in (self.full_config_path / group).glob("*.yaml"))
             wrong = [name for name in (value if isinstance(value, list) else [value])
                      if isinstance(name, str) and name not in known]
+            if known and value is None:
+                return f"config: {override.input_line}: leave {group} out, or choose one of {', '.join(known)}"
             if known and wrong:
                 return "config: " + "".join(f"unknown {group} {name!r}{nearest(name, known) or ';'} " for name in wrong
                                             ) + f"known: {', '.join(known)}"
         return ""
 
 
-def _one_line(error: HydraException, overrides: Sequence[str]) -> str:
+def _section(error: str, argv: Sequence[str]) -> str:
+    """The argument that Dora means by "Wrong type for NAME", or NAME."""
+    name = error.partition("Wrong type for ")[2].partition(",")[0]
+    return next((repr(arg) for arg in argv if arg.partition("=")[0].rpartition(".")[2] == name), name)
+
+
+def _one_line(error: Exception, overrides: Sequence[str]) -> str:
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     for arg in overrides:
         name, _, value = arg.partition("=")

@@ -12,12 +12,14 @@ import pandas as pd
 from bm.config import Dset
 from bm.data.assemble import Sources, purge_seconds
 from bm.data.scaling import robust_center_scale
-from bm.events import make_blocks, playing
+from bm.events import MARGIN, make_blocks, playing
 
 logger = logging.getLogger(__name__)
 
 #: s; the same word of a sound annotated this close in two recordings is one item
 SAME = 0.05
+#: s; the same word of a sound annotated this close, and never by one recording, looks like clocks that differ
+DRIFT = 0.5
 #: rows of a recording that its scale is fitted on, and presentations that are gathered at once, at most
 SCALE_ROWS, AT_ONCE = 50_000, 256
 
@@ -35,7 +37,8 @@ class Items:
         first, stop: samples of the response about the trigger, baseline included.
         gap: further samples that are kept between responses of train and of test items.
         every: as `table` (without `group`), with those items of the same sounds that are not compared; activations are
-            of all of them, so that they are the same for any choice of subjects.
+            of all of them, so that which items are compared does not change them. (Places are medians over the
+            selected recordings, so another selection may move them by milliseconds.)
     """
 
     kind: str
@@ -109,7 +112,9 @@ class Items:
 def list_items(events: Sequence[pd.DataFrame], kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All items of checked events, one table per recording; nothing is left out but what is said outside any sound.
 
-    The place of an item in its sound, and its duration, are medians over recordings, to the millisecond.
+    The same label within `SAME` s is one item; of what one presentation of a sound has twice there, the first counts
+    (the log says how many do not). The place of an item in its sound, and its duration, are medians over recordings,
+    to the millisecond.
 
     Returns:
         `table` and `heard` of `Items`, without `group`, `subject`, `repetition` and with `time` (s) for `trigger`.
@@ -129,7 +134,8 @@ def list_items(events: Sequence[pd.DataFrame], kind: str) -> tuple[pd.DataFrame,
         parts.append(pd.DataFrame({
             "stimulus": stimulus[heard], "label": own.get(kind, pd.Series("", own.index)).astype(str)[heard],
             "start": place[heard], "duration": own["duration"].to_numpy(float)[heard], "recording": recording,
-            "time": own["start"].to_numpy(float)[heard]}))
+            "time": own["start"].to_numpy(float)[heard],
+            "playing": np.searchsorted(table["start"][sound], own["start"].to_numpy(float)[heard] + MARGIN)}))
     said = pd.concat(parts, ignore_index=True)
     if not len(said):
         kinds = pd.concat([table["kind"] for table in events]).value_counts().to_dict()
@@ -142,6 +148,12 @@ def list_items(events: Sequence[pd.DataFrame], kind: str) -> tuple[pd.DataFrame,
     new = (said["stimulus"] != said["stimulus"].shift()) | (said["label"] != said["label"].shift()) | (
         said["start"].diff() > SAME)
     said["item"] = new.cumsum() - 1
+    twice = said.duplicated(["item", "recording", "playing"])
+    if twice.any():
+        logger.warning("%d %ss have the label of another less than %g s before them in the same recording: taken as "
+                       "annotated twice, the first counts", twice.sum(), kind, SAME)
+        said = said[~twice]
+    _warn_of_drift(said, kind)
     table = said.groupby("item").agg(label=("label", "first"), stimulus=("stimulus", "first"),
                                      start=("start", "median"), duration=("duration", "median"))
     table[["start", "duration"]] = table[["start", "duration"]].round(3)
@@ -155,9 +167,27 @@ def list_items(events: Sequence[pd.DataFrame], kind: str) -> tuple[pd.DataFrame,
     return table, heard.sort_values(["recording", "time"], kind="stable").reset_index(drop=True)
 
 
+def _warn_of_drift(said: pd.DataFrame, kind: str) -> None:
+    """Warns where many items have a neighbour of the same label that other recordings have instead."""
+    by_item = said.groupby("item")
+    table = by_item.agg(label=("label", "first"), stimulus=("stimulus", "first"), start=("start", "median"))
+    after = table.shift(-1)
+    near = np.flatnonzero((table["label"] == after["label"]) & (table["stimulus"] == after["stimulus"])
+                          & (after["start"] - table["start"] < DRIFT))
+    who = by_item["recording"].agg(frozenset).to_numpy()
+    apart = sum(who[i].isdisjoint(who[i + 1]) for i in near)
+    if apart > 0.01 * len(table):
+        logger.warning("%d of %d %ss are more than %g s, but less than %g s, from one of the same label that only "
+                       "other recordings have: do the recordings' clocks differ, or were they annotated apart? They "
+                       "count as different items", apart, len(table), kind, SAME, DRIFT)
+
+
 def find_items(sources: Sources, dset: Dset, kind: str, first: int, stop: int) -> Items:
-    """The items that all subjects heard the same number of times, with a response from `first` to `stop` samples about
-    their start inside the recording; what is left out is counted in the log.
+    """The items that all subjects heard, with a response from `first` to `stop` samples about their start inside the
+    recording; what is left out is counted in the log.
+
+    Each subject has the same number of repetitions of each item, R: that of the subject who heard most of the common
+    items the fewest times. Of those who heard more, the first R count; items that someone heard less often do not.
 
     Raises:
         ValueError: fewer than ten are left.
@@ -170,28 +200,28 @@ def find_items(sources: Sources, dset: Dset, kind: str, first: int, stop: int) -
     length = np.array(sources.lengths)[heard["recording"]]
     inside = ((heard["trigger"] + first >= 0) & (heard["trigger"] + stop <= length)).to_numpy()
     heard = heard[inside]
-    counts = pd.crosstab(heard["item"], heard["subject"]).reindex(range(len(table)), fill_value=0)
-    least, most = counts.min(axis=1), counts.max(axis=1)
-    equal = (least == most) & (least > 0)
-    numbers = least[equal].value_counts().sort_index(ascending=False)
-    repetitions = int(numbers.index[numbers.argmax()]) if len(numbers) else 0
-    keep = (equal & (least == repetitions)).to_numpy()
-    logger.info("%d of %d %ss are kept: all %d subjects heard them %d times. Left out: %d that not all of them heard, "
-                "%d heard another number of times%s", keep.sum(), len(table), kind, counts.shape[1], repetitions,
-                (least == 0).sum(), (~keep & (least > 0)).sum(),
-                "" if inside.all() else f"; {(~inside).sum()} presentations do not count, whose response is not whole "
-                                        "in the recording")
+    counts = pd.crosstab(heard["item"], heard["subject"]).reindex(
+        index=range(len(table)), columns=sorted(set(names)), fill_value=0)
+    least = counts.min(axis=1).to_numpy()
+    usual = counts[least > 0].mode().min(axis=1)  # over subjects, of the number of times they heard most items
+    repetitions = int(usual.iloc[0]) if len(usual) else 1
+    keep = least >= repetitions
     if keep.sum() < 10:
-        each = {name: f"{(counts[name] > 0).sum()} (most of them {counts[name][counts[name] > 0].mode().max():g} times)"
-                for name in counts}
-        raise ValueError(f"{keep.sum()} of {len(table)} {kind}s were heard equally often by all {counts.shape[1]} "
-                         f"subjects, expected at least 10; each heard {each}: select fewer subjects, who heard the "
-                         "same (by the selection's keys, dset.n_recordings or skip_recordings)")
+        each = {name: int((counts[name] > 0).sum()) for name in counts}
+        raise ValueError(f"{keep.sum()} of {len(table)} {kind}s were heard by all {counts.shape[1]} subjects "
+                         f"({repetitions} times), expected at least 10; each heard {each}: select fewer subjects, who "
+                         "heard the same (by the selection's keys, dset.n_recordings or skip_recordings)")
+    heard = heard[keep[heard["item"]]]
+    heard = heard.assign(repetition=heard.groupby(["item", "subject"]).cumcount())
+    more = (heard["repetition"] >= repetitions).to_numpy()
+    logger.info("%d of %d %ss are kept: all %d subjects heard them (repetitions: %d). Left out: %d that not all of "
+                "them heard, %d that some heard less often, and of those kept %d further presentations%s", keep.sum(),
+                len(table), kind, counts.shape[1], repetitions, (least == 0).sum(), (~keep & (least > 0)).sum(),
+                more.sum(), "" if inside.all() else f"; {(~inside).sum()} presentations do not count, whose response "
+                                                    "is not whole in the recording")
     every = table[table["stimulus"].isin(set(table["stimulus"][keep]))].reset_index(drop=True)
     place = pd.Series(np.cumsum(keep) - 1, range(len(table)))
-    heard = heard[keep[heard["item"]]]
-    heard = heard.assign(item=heard["item"].map(place),
-                         repetition=heard.groupby(["item", "subject"]).cumcount()).reset_index(drop=True)
+    heard = heard[~more].assign(item=lambda h: h["item"].map(place)).reset_index(drop=True)
     table = table.assign(group=_groups(table, sources, dset))[keep].reset_index(drop=True)
     table["group"] = pd.factorize(table["group"])[0]
     return Items(kind, table, heard, first, stop, round(purge_seconds(dset) * dset.sample_rate), every)
@@ -201,8 +231,11 @@ def _groups(table: pd.DataFrame, sources: Sources, dset: Dset) -> np.ndarray:
     """The number of the group of each item: its block of the stimulus, and every block that shares a text with it."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
-    blocks = sources.blocks(dset, purge=0.0)
+    blocks = sources.blocks(dset.model_copy(update={"min_n_blocks_per_split": 0}), purge=0.0)  # none is trained on
     chunks = blocks.loc[blocks["stimulus"] != "", ["stimulus", "chunk_start"]].drop_duplicates()
+    without = sorted(set(table["stimulus"]) - set(chunks["stimulus"]))  # sounds in which no block begins
+    alone = pd.DataFrame({"stimulus": pd.Series(without, dtype=chunks["stimulus"].dtype), "chunk_start": 0.0})
+    chunks = pd.concat([chunks, alone], ignore_index=True)
     chunks = chunks.sort_values("chunk_start", kind="stable").reset_index(drop=True).assign(chunk=lambda c: c.index)
     texts = pd.concat([make_blocks(events, study.blocks, p.duration, recording.name) for events, study, p, recording in
                        zip(sources.events, sources.studies, sources.prepared, sources.recordings, strict=True)])

@@ -17,11 +17,14 @@ import pandas as pd
 from bm.features.activations import Activations, level, read
 from bm.features.audio import read_audio, resample
 from bm.features.networks import Network
+from bm.progress import with_progress
 from bm.store import Store, digest, file_sha256
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+#: s; starts are rounded to the millisecond, also beyond a sound's end
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,17 @@ def _write(folder: Path, network: Network, path: str, spans: pd.DataFrame, conte
     seconds = len(audio) / rate
     start = spans["start"].to_numpy(float)
     stop = np.minimum(start + spans["duration"].to_numpy(float), seconds)  # a last word may be annotated longer
-    if bad := np.flatnonzero((start < 0) | (start >= seconds)).tolist():
+    if bad := np.flatnonzero((start < 0) | (start >= seconds + ROUNDING)).tolist():
         raise ValueError(f"{path} has {seconds:.3f} s, but item {spans['item'][bad[0]]} ({len(bad)} such items) is at "
                          f"{start[bad[0]]:.3f} s: is it the sound that was annotated?")
+    start = np.minimum(start, seconds)
     logger.info("activations of %d items in %.1f min of sound: computed once, then in the cache", len(spans),
                 seconds / 60)
     sound = resample(np.asarray(level(audio, rms), np.float32), rate, network.rate)
     arrays: dict[str, np.ndarray] = {}
     for rows, heard, begin in _windows(sound, start, stop, context, network.rate):
         for name, value in network.ask(heard).items():
-            means = _means(name, network.frames[name], value, len(heard), (start[rows] * network.rate - begin),
+            means = _means(name, network.grid(name), value, len(heard), (start[rows] * network.rate - begin),
                            (stop[rows] * network.rate - begin), path)
             whole = arrays.setdefault(name, np.full((len(spans), means.shape[1]), np.nan, np.float32))
             whole[rows] = means
@@ -102,9 +106,8 @@ def _write(folder: Path, network: Network, path: str, spans: pd.DataFrame, conte
 def _windows(sound: np.ndarray, start: np.ndarray, stop: np.ndarray, context: float, rate: int
              ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Rows of items, what the network hears for them, and the sample where that begins; with a progress bar."""
-    from tqdm import tqdm
     number = np.floor(start / context + 1e-9).astype(int)
-    for k in tqdm(np.unique(number), desc="activations", leave=False, disable=None):
+    for k in with_progress(np.unique(number), "activations"):
         rows = np.flatnonzero(number == k)
         begin = max(round((k - 1) * context * rate), 0)
         end = max((k + 1) * context, float(stop[rows].max()))

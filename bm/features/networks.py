@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 #: Hz of a Python or TorchScript network that does not say (attribute `in_sampling`)
 DEFAULT_RATE = 16_000
 SPECTROTEMPORAL = "spectrotemporal"
+#: s of sound, up to which a layer is asked for another frame
+LONGEST = 32
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Network:
     """A network: samples `(n,)` float32 at `rate` Hz → layer → activations, time first where `timed` says so.
 
     `identity` is plain data that decides what it computes; `frames`, of layers with time: the sample in the middle of
-    the first frame, and samples from one to the next.
+    the first frame, and samples from one to the next. Where they are not given, `find_frames` finds them when they are
+    first asked for.
     """
 
     rate: int
@@ -68,6 +72,13 @@ class Network:
     ask: Callable[[np.ndarray], dict[str, np.ndarray]]
     timed: dict[str, bool] = field(default_factory=dict)
     frames: dict[str, tuple[float, float]] = field(default_factory=dict)
+    find_frames: Callable[[], dict[str, tuple[float, float]]] | None = None
+
+    def grid(self, layer: str) -> tuple[float, float]:
+        """`frames` of a layer."""
+        if not self.frames and self.find_frames is not None:
+            self.frames = self.find_frames()
+        return self.frames[layer]
 
     def hear(self, audio: np.ndarray, rate: int) -> dict[str, np.ndarray]:
         """Activations of a sound at any rate."""
@@ -271,24 +282,61 @@ def _returned(network: Callable, rate: int, layers: str, identity: dict[str, Any
 
 def _with_time(rate: int, identity: dict[str, Any], call: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Network:
     """Finds the axis of time by what grows with the sound: a network is asked about 2 s and 1 s of noise."""
-    noise = 0.1 * np.random.default_rng(0).standard_normal(2 * rate).astype(np.float32)
-    long, short = (call(part) for part in (noise, noise[:rate]))
+    long, short = (call(_noise(seconds * rate)) for seconds in (2, 1))
     axes: dict[str, int | None] = {}
-    frames: dict[str, tuple[float, float]] = {}
     for name, value in long.items():
         other = short.get(name)
         grown = [axis for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True)) if a != b
                  ] if other is not None and other.ndim == value.ndim else []
         axes[name] = grown[0] if grown else None
-        if grown and other is not None:  # how many frames the second second has
-            hop = rate / abs(value.shape[grown[0]] - other.shape[grown[0]])
-            frames[name] = (hop / 2, hop)
 
     def ask(audio: np.ndarray) -> dict[str, np.ndarray]:
         return {name: value if axis is None else np.moveaxis(value, axis, 0)
                 for name, value in call(audio).items() if name in axes for axis in [axes[name]]}
 
-    return Network(rate, identity, ask, {name: axis is not None for name, axis in axes.items()}, frames)
+    @cache
+    def count(samples: int) -> dict[str, int]:
+        return {name: len(value) for name, value in ask(_noise(samples)).items() if axes[name] is not None}
+
+    return Network(rate, identity, ask, {name: axis is not None for name, axis in axes.items()},
+                   find_frames=lambda: {name: _frames(name, lambda n, name=name: count(n)[name], rate)  # type: ignore
+                                        for name in count(rate)})
+
+
+def _noise(samples: int) -> np.ndarray:
+    return 0.1 * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+
+
+def _frames(layer: str, count: Callable[[int], int], rate: int) -> tuple[float, float]:
+    """The middle of the first frame and the hop (samples) from the number of frames of sounds of some lengths.
+
+    The shortest sounds that have some number of frames, one about 1 s and one about 2 s or more, are as many hops apart
+    as frames are between them: exact where the hop is a whole number, else within a sample per 20 ms. The middle is
+    right for windows within the sound, and for those padded alike on both sides.
+
+    Raises:
+        ValueError: no second frame appears up to `LONGEST` s.
+    """
+    def shortest(low: int, high: int, frames: int) -> int:
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if count(middle) >= frames else (middle, high)
+        return high
+
+    few, top = count(rate), 2 * rate
+    reach = -(-2 * rate // max(count(top) - few, 1))  # about two hops
+    near = min(rate + reach, top)
+    first = shortest(rate, near if count(near) > few else top, few + 1)
+    while count(top) <= count(first):
+        top *= 2
+        if top > LONGEST * rate:
+            raise ValueError(f"layer {layer}: has {count(first)} frames for {first / rate:g} s and for "
+                             f"{top / 2 / rate:g} s of sound: expected one that grows with the sound; leave it out "
+                             "(encoding.layers)")
+    before = max(top - reach, first)
+    last = shortest(before if count(before) < count(top) else first, top, count(top))
+    hop = (last - first) / (count(last) - count(first))
+    return max((first - (count(first) - 1) * hop) / 2, 0.0), hop
 
 
 def _hugging_face(model: str, models: Path, layers: str, weights: Weights, device: str) -> Network:

@@ -11,7 +11,7 @@ import soundfile
 from bm.features.activations import level
 from bm.features.audio import read_audio
 from bm.features.item_activations import compute_items
-from bm.features.networks import Network, open_network
+from bm.features.networks import Network, _returned, open_network
 from bm.features.test_speech import make
 from bm.store import Store
 from bm.studies.twins import make_twin
@@ -106,6 +106,85 @@ def test_each_sound_is_kept_once(tmp_path):
     assert index["context"] == 2.0 and index["layers"][0] == {"name": "power", "shape": [7, 1]}
     compute_items(store, network, items(one, SPANS), 4.0)
     assert len(asked) == 6  # another context is another entry
+
+
+CODE_OF_CONVOLUTIONS = """
+import torch
+from torch import nn
+
+
+def network(hop, kernel, padding=0):
+    # layer 0: the mean of each window; layer 1: twice as many rows
+    net = nn.Sequential(nn.Conv1d(1, 1, kernel, hop, padding, bias=False), nn.Upsample(scale_factor=2))
+    with torch.no_grad():
+        net[0].weight.fill_(1 / kernel)
+
+    class Listens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = net
+
+        def forward(self, x):
+            return self.layer(x[:, None])
+    return Listens()
+"""
+
+
+@pytest.mark.parametrize("hop,kernel,padding,middle", [
+    (1024, 1024, 0, 512), (320, 400, 0, 200), (160, 401, 200, 0.5), (2048, 2048, 0, 1024), (12000, 12000, 0, 6000)])
+def test_items_are_read_where_they_are(hop, kernel, padding, middle, tmp_path, monkeypatch):
+    """A sound whose samples say the time: means over a word are its middle, to half a frame, also after 25 s."""
+    (tmp_path / "convolutions_for_tests.py").write_text(CODE_OF_CONVOLUTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = open_network("convolutions_for_tests:network", tmp_path, device="cpu", layers="layer.*",
+                           options={"hop": hop, "kernel": kernel, "padding": padding})
+    sys.modules.pop("convolutions_for_tests")
+    assert network.grid("layer.0") == (middle, hop)
+    assert network.grid("layer.1") == (pytest.approx(max(middle - hop / 4, 0), abs=1), hop / 2)
+    path = tmp_path / "ramp.wav"
+    soundfile.write(path, (np.arange(40 * RATE) / RATE / 100).astype(np.float32), RATE, subtype="FLOAT")
+    starts = np.arange(1.3, 38, 3.7)
+    found = compute_items(Store(tmp_path / "cache"), network, items(path, [(start, 0.3) for start in starts]), 14.0,
+                          rms=None)
+    for layer in found.layers:
+        error = found.layer(layer)[:, 0] * 100 - (starts + 0.15)
+        assert np.abs(error).max() <= hop / 2 / RATE + 1e-3 and (hop > 2000 or abs(error.mean()) < 0.006)
+
+
+def test_a_layer_that_does_not_grow_is_named():
+    network = _returned(lambda audio: np.ones((1 + (len(audio) > RATE), 2)), RATE, "*", {})
+    with pytest.raises(ValueError, match="layer output: has 2 frames for 1.00006 s and for 32 s"):
+        network.grid("output")
+
+
+@pytest.mark.parametrize("kind,layer", [("wav2vec2", "feature_extractor.conv_layers.6"), ("whisper", "embeddings")])
+def test_frames_of_hugging_face(kind, layer, tmp_path):
+    """A click changes most the frame in which it is heard."""
+    make(kind, tmp_path / kind)
+    network = open_network(str(tmp_path / kind), tmp_path, layers=layer)
+    audio, at = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32), 8000
+    click = audio + np.where(np.abs(np.arange(RATE) - at) < 20, 0.5, 0).astype(np.float32)
+    change = np.linalg.norm(network.ask(click)[layer] - network.ask(audio)[layer], axis=1)
+    first, hop = network.grid(layer)
+    assert abs(first + hop * change.argmax() - at) <= hop
+
+
+def test_what_else_decides_is_another_entry(tmp_path):
+    """As many items elsewhere, and another level."""
+    path, store = sound(tmp_path / "one.wav"), Store(tmp_path / "cache")
+    first = compute_items(store, running(1.0), items(path, SPANS[:2]), 2.0)
+    other = compute_items(store, running(1.0), items(path, SPANS[4:6]), 2.0)
+    loud = compute_items(store, running(1.0), items(path, SPANS[:2]), 2.0, rms=0.2)
+    assert len({found.parts[0].file for found in (first, other, loud)}) == 3
+    np.testing.assert_allclose(loud.layer("power"), 4 * first.layer("power"), rtol=1e-5)
+    assert not np.allclose(other.layer("power"), first.layer("power"), rtol=0.01)
+
+
+def test_a_word_at_the_very_end(tmp_path):
+    """Its start is rounded to the millisecond, maybe beyond the end: it has the last frame."""
+    path = sound(tmp_path / "one.wav", 8.9995)
+    found = compute_items(Store(tmp_path / "cache"), running(0.01), items(path, [(8.985, 0.1), (9.0, 0.3)]), 2.0)
+    np.testing.assert_array_equal(*found.layer("power"))
 
 
 def test_bad_input(tmp_path):

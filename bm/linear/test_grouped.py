@@ -67,5 +67,18 @@ def test_nothing_to_learn_from():
     train, test = np.flatnonzero(groups % 2 == 0), np.flatnonzero(groups % 2)
     flat = voxelwise(Design(np.ones((120, 3))), y, [(train, test)], ALPHAS, groups=groups)
     assert flat.constant_test.all() and (flat.r_test == 0).all()
+    with pytest.raises(ValueError, match=r"groups are \(119,\): expected a label for each of the 120 samples"):
+        voxelwise(Design(data()[0]), y, [(train, test)], ALPHAS, groups=groups[1:])
+    with pytest.raises(ValueError, match=r"splits \[1\] train on samples of one group"):
+        voxelwise(Design(data()[0]), y, [(train, test), (train[:6], test)], ALPHAS, groups=groups)
     two = voxelwise(Design(data()[0]), y, [(np.flatnonzero(groups < 2), test[6:])], ALPHAS, groups=groups)
     assert np.isfinite(two.r2_test).all() and two.r_test.mean() < 0.5
+
+
+def test_the_smallest_penalties_are_one():
+    """Without noise the smallest is the best; what stands for all that are as small is at the edge too."""
+    x, _, groups = data(p=5)
+    y = x @ np.random.default_rng(0).standard_normal((5, 3))
+    train, test = np.flatnonzero(groups % 2 == 0), np.flatnonzero(groups % 2)
+    found = voxelwise(Design(x), y, [(train, test)], 10.0 ** np.arange(-16, 4), groups=groups)
+    assert (found.edge == 2).all() and (found.alphas > 1e-16).all() and found.r_test.min() > 0.999

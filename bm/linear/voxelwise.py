@@ -123,7 +123,7 @@ def voxelwise(kernel: np.ndarray | Design, y: Any, splits: Sequence[tuple[Any, A
     Source: Tuckute, Feather et al. 2023, Methods. The prediction is linear in X − mean(X of train), without scaling.
 
     Raises:
-        ValueError: shapes that do not match, or values that are not finite.
+        ValueError: shapes that do not match, values that are not finite, or a split with train samples of one group.
     """
     y = np.asarray(y)
     shape = (kernel.n, kernel.n) if isinstance(kernel, Design) else kernel.shape
@@ -132,13 +132,19 @@ def voxelwise(kernel: np.ndarray | Design, y: Any, splits: Sequence[tuple[Any, A
                          "(n, voxels, repetitions)")
     y = y[..., None] if y.ndim == 2 else y
     parts = check_cv(random_splits(len(y)) if splits is None else list(splits), len(y)) or []
+    groups = None if groups is None else np.asarray(groups)
+    if groups is not None and groups.shape != (len(y),):
+        raise ValueError(f"groups are {groups.shape}: expected a label for each of the {len(y)} samples")
+    if groups is not None and (one := [i for i, (train, _) in enumerate(parts) if len(np.unique(groups[train])) < 2]):
+        raise ValueError(f"splits {one[:5]} train on samples of one group: expected at least two, by which penalties "
+                         "are chosen")
     penalties, n_voxels = check_alphas(alphas), y.shape[1]
     design = kernel if isinstance(kernel, Design) else Design(np.asarray(kernel, dtype=np.float64), precomputed=True)
     out = {field.name: np.zeros((n_voxels, len(parts))) for field in fields(Voxelwise) if field.name != "predictions"}
     kept = np.full((len(y), len(parts), n_voxels), np.nan, np.float32) if keep_predictions else None
     for column, (train, test) in enumerate(parts):
         fit = (_Split(design, train, test, penalties, compat, device) if groups is None else
-               _GroupedSplit(design, train, test, penalties, compat, device, np.asarray(groups)))
+               _GroupedSplit(design, train, test, penalties, compat, device, groups))
         for start in range(0, n_voxels, voxels_at_once):
             some = slice(start, start + voxels_at_once)
             scores, estimate = fit.score(np.asarray(y[:, some], dtype=np.float64))
@@ -162,7 +168,9 @@ class _Split:
         self._prepare(design, device)
 
     def _prepare(self, design: Design, device: str | None) -> None:
-        """What the errors of penalties are made of: `used` are those that differ, `largest` what they stand for."""
+        """What the errors of penalties are made of: `used` are those that differ, `largest` what they stand for;
+        `smallest` is the penalty at the lower end."""
+        self.smallest = self.alphas.min()
         self.used, which = distinct(self.alphas, self.basis.s)
         self.largest = np.array([self.alphas[which == group].max() for group in range(len(self.used))])
         weights, rest, self.mix = _left_out(self.basis, self.used)
@@ -184,7 +192,7 @@ class _Split:
                   for fit, target in zip(fits, targets, strict=True)]
         fitted = self.basis.u @ (self.basis.s[:, None] ** 0.5 * weights)
         train, test = targets[0][self.train], targets[0][self.test]
-        out = {"alphas": alpha, "edge": (alpha == self.alphas.max()) + 2.0 * (alpha == self.alphas.min())}
+        out = {"alphas": alpha, "edge": (alpha == self.alphas.max()) + 2.0 * (alpha == self.smallest)}
         for side, estimate, truth in [("train", fitted, train), ("test", estimates[0], test)]:
             r, flat = self._correlation(estimate, levels[0], truth, constant)
             out |= {f"r2_{side}": np.nan_to_num(np.maximum(r, 0)) ** 2, f"constant_{side}": flat,
@@ -291,6 +299,7 @@ class _GroupedSplit(_Split):
         below, self.beyond = alphas[alphas < low], alphas[alphas > high]
         inside = alphas[(alphas >= low) & (alphas <= high)]
         self.used = self.largest = np.concatenate([below[-1:], inside, self.beyond])
+        self.smallest = self.used[0]  # stands for all that are as small
         computed = np.concatenate([np.full(len(below[-1:]), low), inside])
         self.device = device or "cpu"
         self.folds = [_Fold(design, self.train[sub], self.train[out], computed, self.device)

@@ -132,7 +132,7 @@ def test_the_planted_layer_and_latency_are_found(tmp_path, study, caplog):
     with caplog.at_level("INFO"):
         solver, folder = run(tmp_path, *study, "encoding.predictions=true")
         metrics = solver.run()
-    assert "400 of 400 words are kept: all 2 subjects heard them 1 times" in caplog.text
+    assert "400 of 400 words are kept: all 2 subjects heard them (repetitions: 1)" in caplog.text
     assert "more were left out of train, whose responses overlap those of test items" in caplog.text
     found = {float(latency): one for latency, one in metrics["latencies"].items()}
     peak = max(found, key=lambda latency: found[latency]["r"])
@@ -191,6 +191,8 @@ def test_similarity(tmp_path, study, monkeypatch):
 @pytest.mark.parametrize("overrides,message", [
     (["encoding.items=sentence"], "encoding.items.*'sound', 'word' or 'phoneme'"),
     (["encoding.context=0"], "encoding.context"),
+    (["dset.n_subjects=1"], "task.type=ridge has no use for dset.n_subjects and n_subjects_test: take fewer people"),
+    (["encoding.tmin=0.1", "encoding.tmax=0.4"], "one span is latencies={start: tmin, stop: tmax, step"),
     (["encoding.latencies=null"], "items=word needs latencies"),
     (["encoding.model=null", "encoding.activations=x"], "published activations are of whole sounds"),
 ])

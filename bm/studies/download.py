@@ -17,11 +17,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from bm.progress import with_progress
 from bm.store import file_sha256, remove_tree
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -185,9 +188,15 @@ class Manifest:
         if missing:
             logger.info("study %s: downloading %d files, %s, into %s", self.study, len(missing),
                         human(sum(file.size or 0 for file in missing)), folder)
-        for done, file in enumerate(with_progress(missing, self.study)):
+        sizes = [file.size for file in missing]
+        total = sum(size or 0 for size in sizes) if None not in sizes else None
+        with with_progress(None, self.study, total, unit="B") as bar:
+            self._download_each(missing, folder, bar)
+
+    def _download_each(self, missing: list[RemoteFile], folder: Path, bar: "tqdm") -> None:
+        for done, file in enumerate(missing):
             try:
-                download(file, inside(folder, file.path))
+                download(file, inside(folder, file.path), bar)
             except DownloadError as error:
                 raise DownloadError(
                     f"study {self.study}: {len(missing) - done} of its {len(self.files)} files are missing in {folder}"
@@ -196,8 +205,29 @@ class Manifest:
                     f"study_paths.{self.study}=… or BM_DATA (the folder that has one for each study)") from error
 
 
-def download(file: RemoteFile, target: Path) -> None:
+class _Counted:
+    """What pooch tells of one file, counted by the bar of all of them, in which the transfer begins at byte `at`."""
+
+    total = 0
+
+    def __init__(self, bar: "tqdm", at: int) -> None:
+        self.bar, self.at = bar, at
+        self.reset()
+
+    def update(self, n: int) -> None:
+        self.bar.update(n)
+
+    def reset(self) -> None:
+        self.bar.update(self.at - self.bar.n)
+
+    def close(self) -> None:
+        """The bar goes on with the next file."""
+
+
+def download(file: RemoteFile, target: Path, bar: "tqdm | None" = None) -> None:
     """Downloads one file to `target`; an unfinished transfer is continued where the checksum can tell that it may be.
+
+    `bar` (`bm.progress.with_progress`) counts its bytes.
 
     Raises:
         DownloadError: no address gives it; says what each one answered.
@@ -206,14 +236,15 @@ def download(file: RemoteFile, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     try:
-        _download(file, target, part)
+        _download(file, target, part, bar)
     finally:
         if part.exists() and (file.sha256 is None or part.stat().st_size == 0):
             part.unlink()  # nothing that could be continued
 
 
-def _download(file: RemoteFile, target: Path, part: Path) -> None:
+def _download(file: RemoteFile, target: Path, part: Path, bar: "tqdm | None") -> None:
     import requests
+    begin = 0 if bar is None else bar.n
     answers: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for url in [url for _ in range(ATTEMPTS) for url in file.urls]:
@@ -223,7 +254,8 @@ def _download(file: RemoteFile, target: Path, part: Path) -> None:
         have = part.stat().st_size if file.sha256 is not None and part.exists() else 0
         try:
             if have == 0 or have != file.size:  # else only the check was missing
-                _transfer(url, part, have, authorization(file.auth))
+                _transfer(url, part, have, authorization(file.auth),
+                          None if bar is None else _Counted(bar, begin + have))
         except (requests.RequestException, ValueError) as error:  # pooch raises ValueError for addresses
             answers[url] = answer(error)
             if isinstance(error, requests.HTTPError) and getattr(error.response, "status_code", None) == 416:
@@ -231,6 +263,8 @@ def _download(file: RemoteFile, target: Path, part: Path) -> None:
             continue
         fault = file.fault(part)
         if fault is None:
+            if bar is not None:
+                bar.update(begin + part.stat().st_size - bar.n)
             os.replace(part, target)
             return
         part.unlink()
@@ -264,7 +298,7 @@ def authorization(auth: tuple[str, ...]) -> dict[str, str]:
     return {"Authorization": secret}
 
 
-def _transfer(url: str, part: Path, have: int, more: dict[str, str]) -> None:
+def _transfer(url: str, part: Path, have: int, more: dict[str, str], counted: _Counted | None) -> None:
     """Writes what `url` serves to `part`, from byte `have` on; `more` are headers to send."""
     import pooch
     headers = {"Accept-Encoding": "identity"} | more  # bytes as they are published, and countable
@@ -272,7 +306,7 @@ def _transfer(url: str, part: Path, have: int, more: dict[str, str]) -> None:
         headers["Range"] = f"bytes={have}-"
     kind = pooch.DOIDownloader if url.startswith("doi:") else pooch.HTTPDownloader
     with open(part, "ab" if have else "wb") as out:
-        kind(chunk_size=2 ** 18, headers=headers)(url, out, None)
+        kind(progressbar=counted or False, chunk_size=2 ** 18, headers=headers)(url, out, None)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bm import progress
 from bm.studies import download as module
 from bm.studies.download import DownloadError, Manifest, RemoteFile, download, extract, human, offline
 from bm.studies.sources import fetch
@@ -92,6 +93,16 @@ def test_fetch_and_dry_run(server, tmp_path):
     toy.fetch(tmp_path / "toy")
     assert len(server.requests) == 2
     assert not list((tmp_path / "toy").rglob("*.part"))
+
+
+def test_progress_is_of_bytes(server, tmp_path, monkeypatch, caplog):
+    """Also of one large file, which is continued after it broke off."""
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    server.cut = 1
+    manifest(server).fetch(tmp_path)
+    lines = [line for line in caplog.messages if line.startswith("toy: ")]
+    counted = [float(re.match(r"toy: ([\d.]+)kB of 1.02MB, ", line)[1]) for line in lines if "kB of" in line]
+    assert len(counted) >= 2 and counted == sorted(counted) and lines[-1].startswith("toy: 1.02MB of 1.02MB"), lines
 
 
 def test_manifest_from_json(tmp_path):

@@ -129,14 +129,18 @@ def _flat(one: LayersXP, channels: pd.DataFrame) -> list[Part]:
 def _heads(one: LayersXP, layout: np.ndarray, there: np.ndarray) -> list[Part]:
     """Scores and best layers of sensors, at up to `MOST` latencies that are evenly spread and one that is the best."""
     scores, positions, latencies = surface.by_channel(one)
-    scores, positions = scores[there], positions[there]
+    whole = np.isfinite(scores[there]).all(axis=1)
+    layout, scores, positions = layout[whole], scores[there][whole], positions[there][whole]
+    if len(np.unique(layout.round(5), axis=0)) < 4:
+        return [note("Sensors", f"{len(layout)} of {len(whole)} sensors have finite scores: too few for a map.")]
     n = scores.shape[1]
     best = int(np.median(scores, 0).argmax())
     shown = sorted({best, *np.linspace(0, n - 1, min(n, MOST)).round().astype(int).tolist()})
     titles = [""] if latencies is None else [f"{latencies[k]:g} s" + " (best)" * (k == best) for k in shown]
     span = (min(float(scores.min()), 0.0), max(float(scores.max()), 1e-3))
-    caption = f"{len(layout)} sensors; where people have a sensor at the same place, their mean."
+    lost = "" if whole.all() else f" {(~whole).sum()} more have no finite score, and are left out."
+    caption = f"{len(layout)} sensors; where people have a sensor at the same place, their mean.{lost}"
     maps = [("Sensors: scores", scores, one.metric, span), ("Sensors: best layer", positions, BEST, (0.0, 1.0))]
     return [Part(title, plot_topomaps(values[:, shown].T, layout, titles, label, min(len(shown), 3), limits=limits),
                  caption)
-            for title, values, label, limits in maps if np.isfinite(values).all()]
+            for title, values, label, limits in maps if len(one.layers) > 1 or values is scores]
