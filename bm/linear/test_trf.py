@@ -115,6 +115,22 @@ def test_nested_is_mtrf():
     np.testing.assert_array_equal(ours.alphas[:, 0], alphas)
 
 
+def test_nested_folds_of_noise_are_pooled_without_bias():
+    """Responses that answer nothing, with another level in each trial: r of all trials is 0, not below."""
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        stimuli = [rng.normal(size=(200, 2)) for _ in range(8)]
+        responses = [rng.normal(size=(200, 20)) + 0.3 * rng.normal(size=20) for _ in range(8)]
+        scores = nested(TRF(0, 0.1, 50, [1e2, 1e6]), stimuli, responses, predict=True)
+        y, x = np.concatenate(responses), np.concatenate(scores.predictions)
+        level = np.repeat(scores.means, 200, axis=0)
+        found.append([np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(a.T, b.T, strict=True)])
+                      for a, b in ((x, y), (x - level, y - level))])
+    raw, pooled = np.mean(found, 0)
+    assert raw < -0.1 and abs(pooled) < 0.02
+
+
 def test_nested_predictions_are_of_what_was_fitted_without_a_fold():
     stimuli, responses, _ = make()
     found = nested(TRF(0, 0.25, RATE, ALPHAS), stimuli, responses, predict=True)
@@ -326,6 +342,23 @@ def test_a_backward_model_reconstructs_and_its_patterns_are_forward():
     assert twice.result.n_candidates == 30 and len(twice.trial) == 40
     shuffled = identify(guesses[::-1], stimuli, ["a", "b", "c"], 60)
     assert shuffled.result.summary()["top1"] < 0.5
+
+
+def test_segments_with_silent_features_are_ranked_as_decoders_rank():
+    """Σ r / √n of the n features that vary in the candidate, by hand."""
+    rng = np.random.default_rng(0)
+    truths = [rng.standard_normal((30, 6)) * np.where(rng.random(6) < 0.4, 0, 1) for _ in range(40)]
+    truths = [y if y.any() else rng.standard_normal((30, 6)) for y in truths]
+    guesses = [y + 4 * rng.standard_normal((30, 6)) for y in truths]
+    found = identify(guesses, truths, [str(i) for i in range(40)]).result
+    scores, means = np.zeros((40, 40)), np.zeros((40, 40))
+    for i, j in np.ndindex(40, 40):
+        varies = np.flatnonzero(truths[j].any(0))
+        r = [np.corrcoef(guesses[i][:, f], truths[j][:, f])[0, 1] for f in varies]
+        scores[i, j], means[i, j] = np.sum(r) / np.sqrt(len(r)), np.sum(r) / 6
+    ranks, by_mean = ((own >= own.diagonal()[:, None]).sum(1) for own in (scores, means))
+    np.testing.assert_array_equal(found.values["rank"], ranks)
+    assert (ranks != by_mean).any()
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -19,7 +19,9 @@ class Nested:
     over all trials, ȳ the mean of those that train; alphas and scalings `(folds, N)` as chosen for each fold (NaN and
     −1 where a target is not measured); product `(bands, N)` what each band of `TRF.bands` gives of r2, their sum being
     r2 (product measure: Σ ŷ_b (2 y − ŷ) / Σ y², about ȳ), None without bands; predictions `(T, N)` of each trial, 0
-    where a target is not measured in it, empty unless asked for.
+    where a target is not measured in it, empty unless asked for; means `(trials, N)`: ȳ for each trial. Trials of all
+    folds are pooled relative to it: the higher a fold's responses the lower the mean of the others, so that predictions
+    of noise, which are this mean, would correlate negatively with the responses.
     """
 
     r: np.ndarray
@@ -28,6 +30,7 @@ class Nested:
     scalings: np.ndarray
     product: np.ndarray | None
     predictions: list[np.ndarray]
+    means: np.ndarray
 
 
 def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: Sequence[Any] | None = None, *,
@@ -54,7 +57,7 @@ def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: 
     bands = None if trf.band_of is None else np.tile(trf.band_of, len(trf.samples))
     out = Nested(np.full((len(trials), n), np.nan), np.zeros(n), np.full((len(splits), n), np.nan),
                  np.full((len(splits), n), -1), None if bands is None else np.zeros((int(bands.max()) + 1, n)),
-                 [np.zeros(tuple(trial.y.shape)) for trial in trials] if predict else [])
+                 [np.zeros(tuple(trial.y.shape)) for trial in trials] if predict else [], np.zeros((len(trials), n)))
     total, gain = np.zeros(n), np.zeros((1 if bands is None else int(bands.max()) + 1, n))
     level, size = power(sets), int(max(own.total.n for own in sets))
     for i in range(len(splits)):
@@ -67,7 +70,8 @@ def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: 
         for own in sets:
             if i in own.present:
                 at = own.columns
-                fitted = _test(own, i, candidates, which[at], trf.alphas[chosen[at]], bands, out.r, gain, total)
+                *fitted, mean = _test(own, i, candidates, which[at], trf.alphas[chosen[at]], bands, out.r, gain, total)
+                out.means[np.ix_(list(own.parts[i]), at)] = to_numpy(mean)
                 for trial in own.parts[i] if predict else ():
                     out.predictions[trial][:, at] = estimate(trials[trial].x, trf.samples, *fitted)
     share = gain / np.where(total > 0, total, 1)
@@ -90,9 +94,9 @@ def _inner(sets: Sequence[Folds], candidates: Candidates, k: int, n: int) -> np.
 
 
 def _test(own: Folds, i: int, candidates: Candidates, which: np.ndarray, alphas: np.ndarray, bands: np.ndarray | None,
-          r: np.ndarray, gain: np.ndarray, total: np.ndarray) -> tuple[Array, Array]:
-    """Fits weights and intercepts without fold i, which it returns, and adds its scores to `r`, `gain` (what bands
-    explain) and `total` (variation)."""
+          r: np.ndarray, gain: np.ndarray, total: np.ndarray) -> tuple[Array, Array, Array]:
+    """Fits weights and intercepts without fold i, which it returns with the means of the responses, and adds its scores
+    to `r`, `gain` (what bands explain) and `total` (variation)."""
     train, n_trials = own.train([i])
     coef, intercept = candidates.solve(train, n_trials, which, alphas)
     for trial, part in own.parts[i].items():
@@ -104,7 +108,7 @@ def _test(own: Folds, i: int, candidates: Candidates, which: np.ndarray, alphas:
     for band in range(len(gain)):
         gain[band, own.columns] += (explained if bands is None else explained[bands == band]).sum(0)
     total[own.columns] += to_numpy(held.yy + held.n * gap_y ** 2)
-    return coef, intercept
+    return coef, intercept, train.y
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from bm.analysis.report.reconstruction import reconstruction
 from bm.analysis.report.test_report import figures, text_of
 from bm.analysis.xp import NotRestorable, StoredXP
 from bm.config import CONF, ConfigError, to_plain
-from bm.data.responses import Trial, mean_of_repeats
+from bm.data.responses import Trial, build_responses, mean_of_repeats
 from bm.linear import TRF as Function
 from bm.linear import dirichlet
 from bm.linear.reconstruct import centred
@@ -104,13 +104,39 @@ def test_nested_folds_are_of_all_stimuli(root, forward):
     first = int(held[0])
     expected = fitted.predict([own[first].features], before=[own[first].before], after=[own[first].after])[0]
     (at,) = [i for i, name in enumerate(saved["stimulus"]) if name == own[first].stimulus and saved["subject"][i] == 1]
-    np.testing.assert_allclose(saved[f"prediction_{at}"][:, one.used[1]], expected, atol=1e-5)
+    mean = np.concatenate([trial.mean()[:, one.used[1]] for trial in rest]).mean(0)  # both are relative to it
+    np.testing.assert_allclose(saved[f"prediction_{at}"][:, one.used[1]], expected - mean, atol=1e-5)
+    np.testing.assert_allclose(saved[f"response_{at}"][:, one.used[1]], own[first].mean()[:, one.used[1]] - mean,
+                               atol=1e-5)
     table = pd.read_parquet(one.folder / "partition.parquet")
     np.testing.assert_allclose(table[["product_MelSpectrum", "product_WordPulse"]].sum(axis=1, skipna=False),
                                table["r2"], atol=1e-9)
     np.testing.assert_allclose(table["unique_MelSpectrum"], table["r2"] - table["alone_WordPulse"], atol=1e-9)
     # about the mean of those that train; there about that of all
     assert (table["r2"] - pd.read_parquet(one.folder / "encoding.parquet")["r2"]).abs().median() < 0.01
+
+
+def test_nested_leaves_out_what_two_folds_measure(root, monkeypatch, caplog):
+    """A channel of two train stimuli can be fitted, and has a kernel; nested it has no scores."""
+    def sparse(*args):
+        data = build_responses(*args)
+        own = [trial for trial in data.trials if trial.subject == 0]
+        train = [trial for trial in own if trial.split == "train"]
+        folds = Function(0, 0.3, 25, folds=3).splits(len(train), [trial.stimulus for trial in train])
+        kept = {id(train[int(fold[0])]) for fold in folds[:2]}
+        for trial in own:
+            if id(trial) not in kept:
+                trial.responses[:, :, 5] = np.nan
+        return data
+    monkeypatch.setattr("bm.solvers.trf.build_responses", sparse)
+    one = solver(root, "sparse", *TRF, "trf.nested=true")
+    with caplog.at_level("WARNING"):
+        one.run()
+    table = pd.read_parquet(one.folder / "encoding.parquet")
+    used = np.concatenate([one.used[0], one.used[1] + len(table) // 2])
+    assert used[table["r"][used].isna()].tolist() == [5]
+    assert f"{table['name'][5]} measured in fewer than three of the nested folds" in caplog.text
+    assert np.isfinite(np.load(one.folder / "kernels.npz")["kernels"][..., 5]).all()
 
 
 def test_predictions_are_of_what_was_heard_around_a_trial(forward):

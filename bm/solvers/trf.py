@@ -2,6 +2,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,9 @@ class TrfSolver(Solver):
     as it has repeats; channels measured in fewer than two folds are predicted to be 0. The loss is the cross-validated
     mean squared error; on valid trials 1 − mean r. With `trf.bands` each group of features has a scale of its own, and
     is left out in turn. With `trf.nested` the test is of all trials of all splits, in outer folds of whole stimuli,
-    each predicted by a function whose penalties (per channel) and weights were found without its fold; kernels, and
-    what is restored, are those of the train trials as ever.
+    each predicted by a function whose penalties (per channel) and weights were found without its fold; channels
+    measured in fewer than three of these folds have no scores. Kernels, and what is restored, are those of the train
+    trials as ever.
 
     Backward: all columns of features from the channels that are measured throughout; tested by their correlation with
     the true ones, and by which segment was heard: pieces of the trials, or (`trf.candidates=segments`) the test
@@ -119,9 +121,7 @@ class TrfSolver(Solver):
             raise ValueError(f"trf.folds={n_folds}, but {data.subjects[subject]} has {len(np.unique(stimuli))} train "
                              "stimuli: use fewer folds, other ratios or a smaller dset.min_block_duration")
         if self.forward:
-            folds = TRF(**self.settings).splits(len(trials), stimuli)
-            seen = [np.any([np.isfinite(trials[i].responses).any((0, 1)) for i in fold], 0) for fold in folds]
-            usable = np.sum(seen, 0) >= 2
+            usable = self._n_folds(trials) >= 2
         else:
             every = [trial.mean() for split in self.splits for trial in self._own(subject, split)]
             usable = np.all([np.isfinite(x).all(0) for x in every], 0)
@@ -132,6 +132,24 @@ class TrfSolver(Solver):
             logger.warning("%s: %d of %d channels are not measured %s: left out", data.subjects[subject],
                            n - usable.sum(), n, "in two folds" if self.forward else "throughout")
         return np.flatnonzero(usable)
+
+    def _n_folds(self, trials: Sequence[Trial]) -> np.ndarray:
+        """In how many folds of trials of one subject each channel is measured."""
+        folds = TRF(**self.settings).splits(len(trials), [trial.stimulus for trial in trials])
+        return np.sum([np.any([np.isfinite(trials[i].responses).any((0, 1)) for i in fold], 0) for fold in folds], 0)
+
+    def _in_three_folds(self, subject: int, trials: Sequence[Trial]) -> np.ndarray:
+        """Of the used channels those that can be scored in nested folds: one to test on, two to choose penalties."""
+        used, data = self.used[subject], self.responses
+        enough = self._n_folds(trials)[used] >= 3
+        names = data.units["name"].iloc[data.units_of(subject)].astype(str).to_numpy()[used]
+        if not enough.all():
+            logger.warning("%s: %s measured in fewer than three of the nested folds: without scores",
+                           data.subjects[subject], ", ".join(names[~enough]))
+        if not enough.any():
+            raise ValueError(f"trf.nested: no channel of {data.subjects[subject]} is measured in three folds: use more "
+                             "stimuli, or trf.nested=false")
+        return used[enough]
 
     def _fit(self, subject: int, columns: np.ndarray) -> TRF:
         settings, trials = dict(self.settings), self._own(subject)
@@ -150,9 +168,10 @@ class TrfSolver(Solver):
     def _scalings(self, n_bands: int) -> np.ndarray:
         return dirichlet(self.cfg.trf.n_scalings, n_bands, seed=self.cfg.seed)
 
-    def _sides(self, trials: Sequence[Trial], columns: np.ndarray | slice = slice(None)) -> dict[str, Any]:
-        """What a forward model is fitted to, of trials of one subject."""
-        used = self.used[trials[0].subject]
+    def _sides(self, trials: Sequence[Trial], columns: np.ndarray | slice = slice(None),
+               used: np.ndarray | None = None) -> dict[str, Any]:
+        """What a forward model is fitted to, of trials of one subject, and of its channels those that are `used`."""
+        used = self.used[trials[0].subject] if used is None else used
         return {"stimuli": [trial.features[:, columns] for trial in trials],
                 "responses": [trial.mean()[:, used] for trial in trials],
                 "weights": [np.isfinite(trial.responses[:, :, used]).sum(0) for trial in trials],
@@ -227,13 +246,16 @@ class TrfSolver(Solver):
         return {"r2": whole, **unique, "shared": whole - sum(unique.values())}
 
     def _nested(self) -> tuple[list[Trial], list[np.ndarray], dict[str, np.ndarray]]:
-        """All trials, what is predicted of each without its fold, and with bands the columns of partition.parquet."""
+        """All trials, what is predicted of each without its fold, both relative to the mean response of the other folds
+        (`linear.trf_scores.Nested`), and with bands the columns of partition.parquet."""
         trials: list[Trial] = []
         predictions: list[np.ndarray] = []
         parts: dict[str, np.ndarray] = {}
-        for subject, used in enumerate(self.used):
+        for subject in range(len(self.used)):
             own = [trial for split in self.splits for trial in self._own(subject, split)]
-            stimuli, sides = [trial.stimulus for trial in own], self._sides(own)
+            stimuli = [trial.stimulus for trial in own]
+            used = self._in_three_folds(subject, own)
+            sides = self._sides(own, used=used)
             if self.bands:
                 bands = self._bands()
                 groups = {band: np.flatnonzero(bands == band) for band in self.bands}
@@ -245,10 +267,11 @@ class TrfSolver(Solver):
                     column[self.responses.units_of(subject).start + used] = values
             else:
                 scores = nested(TRF(**self.settings), **sides, groups=stimuli, predict=True)
-            for trial, found_part in zip(own, scores.predictions, strict=True):
-                whole = np.zeros(trial.responses.shape[1:])
-                whole[:, used] = found_part
-                trials.append(trial)
+            for trial, found_part, mean in zip(own, scores.predictions, scores.means, strict=True):
+                whole, level = np.zeros(trial.responses.shape[1:]), np.zeros(trial.responses.shape[2])
+                whole[:, used], level[used] = found_part - mean, mean
+                level[np.setdiff1d(self.used[subject], used)] = np.nan
+                trials.append(replace(trial, responses=(trial.responses - level).astype(np.float32)))
                 predictions.append(whole)
         return trials, predictions, parts
 
