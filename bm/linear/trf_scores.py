@@ -71,9 +71,10 @@ def nested(trf: TRF, stimuli: Sequence[Any], responses: Sequence[Any], weights: 
             if i in own.present:
                 at = own.columns
                 *fitted, mean = _test(own, i, candidates, which[at], trf.alphas[chosen[at]], bands, out.r, gain, total)
-                out.means[np.ix_(list(own.parts[i]), at)] = to_numpy(mean)
-                for trial in own.parts[i] if predict else ():
-                    out.predictions[trial][:, at] = estimate(trials[trial].x, trf.samples, *fitted)
+                for trial in own.parts[i]:
+                    out.means[trial, at] = to_numpy(mean)
+                    if predict:
+                        out.predictions[trial][:, at] = estimate(trials[trial].x, trf.samples, *fitted)
     share = gain / np.where(total > 0, total, 1)
     return replace(out, r2=share.sum(0), product=None if bands is None else share)
 
