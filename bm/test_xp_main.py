@@ -1,4 +1,10 @@
 """Configs are composed as Hydra composes them, only faster."""
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 import pytest
 from dora.hydra import HydraMain
 from hydra import initialize_config_dir
@@ -6,7 +12,7 @@ from hydra import initialize_config_dir
 import bm.train
 from bm.config import ConfigError, to_plain
 from bm.studies.download import DownloadError
-from bm.train import main
+from bm.train import is_for_user, main
 from bm.xp_lock import failure_of
 
 
@@ -72,5 +78,63 @@ def test_data_that_cannot_be_had_end_a_run_in_one_line(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="^study x: no connection$"):
         fails(DownloadError("study x: no connection"))
     assert failure_of(xp.folder) == "DownloadError: study x: no connection"
-    with pytest.raises(FileNotFoundError):  # with its traceback
-        fails(FileNotFoundError("a fault"))
+    with pytest.raises(RuntimeError):  # with its traceback
+        fails(RuntimeError("a fault"))
+
+
+def test_what_the_user_can_mend_is_one_line(monkeypatch, tmp_path):
+    """Raised on purpose before training; the traceback goes to the log file."""
+    monkeypatch.setattr(main.dora, "dir", tmp_path)
+    xp = main.get_xp(["device=gpuu"])
+    xp.folder.mkdir(parents=True)
+    log = logging.FileHandler(tmp_path / "train.log")
+    logging.getLogger().addHandler(log)
+    try:
+        with xp.enter(), pytest.raises(SystemExit, match="^device='gpuu': expected auto, cpu, cuda or cuda:N$"):
+            main.main(xp.cfg)
+    finally:
+        logging.getLogger().removeHandler(log)
+        log.close()
+    assert failure_of(xp.folder).startswith("ValueError: device='gpuu'")
+    assert "in pick_device" in (tmp_path / "train.log").read_text()
+    monkeypatch.setenv("BM_TRACEBACK", "1")
+    with xp.enter(), pytest.raises(ValueError, match="^device='gpuu'"):
+        main.main(xp.cfg)
+
+
+def run_epoch(fault: Callable[[], object]) -> None:
+    fault()
+
+
+def fault_of_numpy() -> None:
+    np.stack([np.zeros(2), np.zeros(3)])
+
+
+def fault_of_an_operation() -> None:
+    np.zeros(2) + np.zeros(3)
+
+
+def fault_of_a_lookup() -> None:
+    {"a": 1}["b"]
+
+
+def fault_of_a_file() -> None:
+    Path("nothing/there").read_text()
+
+
+def raised_on_purpose() -> None:
+    raise KeyError(
+        "no study 'x'")
+
+
+def raised_as_impossible() -> None:
+    raise TypeError("a number")
+
+
+@pytest.mark.parametrize("fault, expected", [
+    (fault_of_numpy, False), (fault_of_an_operation, False), (fault_of_a_lookup, False), (fault_of_a_file, False),
+    (raised_as_impossible, False), (raised_on_purpose, True), (partial(run_epoch, raised_on_purpose), False)])
+def test_only_errors_that_explain_themselves_lose_their_traceback(fault, expected):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        fault()
+    assert is_for_user(caught.value) is expected

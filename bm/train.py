@@ -1,6 +1,7 @@
 """The Dora entry point: config in, metrics out. `dora run`, `dora grid` and SLURM jobs all come here."""
 import logging
 import os
+import traceback
 from pathlib import Path
 
 from dora import get_xp
@@ -25,6 +26,30 @@ def run(cfg: Config, folder: Path, root: Path, link: Link) -> dict | None:
     return solver.run()
 
 
+def is_for_user(error: Exception) -> bool:
+    """Whether the message says all: bm itself raises it on purpose, about data or config, before the first epoch.
+
+    What a library or an operation raises is a fault that only a traceback explains, of whatever type it is.
+    """
+    from bm.studies.download import DownloadError
+    if isinstance(error, DownloadError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    return (isinstance(error, (ValueError, FileNotFoundError, KeyError, ImportError)) and bool(error.args)
+            and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+            and (frames[-1].line or "").startswith("raise ")
+            and "run_epoch" not in [frame.name for frame in frames])
+
+
+def log_to_files(error: Exception) -> None:
+    """The whole traceback to the log files, where the screen has one line."""
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "this run ends:", (),
+                               (type(error), error, error.__traceback__))
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 @checked_main(config_name="config", config_path="../conf", version_base="1.3")
 def main(cfg: DictConfig) -> dict | None:
     """Entry point of one XP."""
@@ -37,10 +62,10 @@ def main(cfg: DictConfig) -> dict | None:
         return run(checked, xp.folder, Path(to_absolute_path(".")), xp.link)
     except Exception as error:  # Hydra prints it and ends the process
         note_failure(xp.folder, error)
-        from bm.studies.download import DownloadError
-        if isinstance(error, DownloadError):  # nothing that a traceback would explain
-            raise SystemExit(str(error)) from None
-        raise
+        if not is_for_user(error) or "1" in (os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("BM_TRACEBACK")):
+            raise
+        log_to_files(error)
+        raise SystemExit(str(error.args[0] if isinstance(error, KeyError) else error)) from None
 
 
 if __name__ == "__main__":

@@ -12,10 +12,14 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from bm.analysis.xp import NotRestorable, StoredXP, find_xp
+
+if TYPE_CHECKING:
+    from bm.analysis.encoders import Encoder
 
 
 def choose_xps(sigs: list[str], grid: str | None) -> list[StoredXP]:
@@ -28,6 +32,18 @@ def choose_xps(sigs: list[str], grid: str | None) -> list[StoredXP]:
         return [find_xp(sig) for sig in dict.fromkeys(sigs)]
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
+
+
+def check_units(encoders: list["Encoder"]) -> None:
+    """Raises SystemExit unless there are units that all encoders predict: there is nothing to compare."""
+    common = encoders[0].units.index
+    for one in encoders[1:]:
+        common = common.intersection(one.units.index)
+        if not len(common):
+            described = "; ".join(f"XP {own.xps[0].sig} ({own.name}) has {len(own.units)}, the first is "
+                                  f"{'/'.join(map(str, own.units.index[0]))}" for own in (encoders[0], one))
+            raise SystemExit(f"these encoders predict no unit in common: {described}. Give XPs of the same recordings, "
+                             "or one page for each study")
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -53,6 +69,7 @@ def main(argv: list[str] | None = None) -> Path:
     renamed = {old: new for old, _, new in (pair.rpartition("=") for pair in args.rename)}
     try:
         encoders = read_encoders(xps, renamed)
+        check_units(encoders)
         base = choose_reference(encoders, args.reference)
         table = encoder_table([*encoders, without_sound(base)] if args.no_sound else encoders, base.name)
         if args.no_sound:

@@ -22,11 +22,16 @@ _SETTINGS = ["*.json", "*.txt", "*.model"]
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Downloads a model's settings and weights (safetensors where there are any); returns its folder."""
+    """Downloads a model's settings and weights (safetensors where there are any) unless they are there; returns its
+    folder."""
     from huggingface_hub import list_repo_files, snapshot_download
 
-    from bm.features.model_files import WEIGHTS, find_model
+    from bm.features.model_files import WEIGHTS, find_model, is_whole
     target = folder / name.replace("/", "--")
+    if is_whole(target):
+        print(f"{name} is there already; to fetch it anew, remove {target}", file=sys.stderr)
+        return target
+    print(f"asking the Hugging Face hub for {name} …", file=sys.stderr)
     try:
         files = list_repo_files(name)
         weights = next((p for p in WEIGHTS if any(Path(file).match(p) for file in files)), None)
@@ -137,16 +142,22 @@ def _of_xp(sig: str, names: list[str], start: float, seconds: float) -> Tracks:
     from dora.git_save import to_absolute_path
 
     from bm.analysis.plots.features import tracks_of
+    from bm.analysis.xp import find_xp
     from bm.config import check_config
     from bm.data.assemble import assemble
-    from bm.train import main as train
-    stored = train.get_xp_from_sig(sig).folder / "config.json"
+    try:
+        stored = find_xp(sig).folder / "config.json"
+    except FileNotFoundError as error:
+        raise SystemExit(f"{sig!r} is no file, and there is {error}") from None
     if not stored.is_file():
         raise SystemExit(f"{sig!r} is neither a file nor an XP that was started: no {stored}")
-    data = assemble(check_config(json.loads(stored.read_text())), Path(to_absolute_path(".")))
+    cfg = check_config(json.loads(stored.read_text()))
+    if cfg.task.type in ("ridge", "rsa"):
+        raise SystemExit(f"XP {sig} (task.type={cfg.task.type}) compares layers of a network with the brain: it has no "
+                         f"features over time. Its curves: python -m scripts.layers {sig}; or show a sound file")
     try:
-        return tracks_of(data, names, start, seconds)
-    except ValueError as error:
+        return tracks_of(assemble(cfg, Path(to_absolute_path("."))), names, start, seconds)
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"XP {sig}: {error}") from None
 
 

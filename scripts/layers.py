@@ -30,9 +30,12 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--output", type=Path, help="folder of tables, figures and page")
     parser.add_argument("--run", action="store_true", help="first train what is missing of the named grids, here")
     args = parser.parse_args(argv)
-    if args.run:
+    from bm.train import main as train_main
+    outputs = Path(train_main.dora.dir)
+    if args.run:  # what is the signature of an XP is there already
         from scripts.run_grid import main as run_grid
-        if failed := [name for name in args.names if run_grid([name])]:
+        grids = [name for name in args.names if not (outputs / "xps" / name).is_dir()]
+        if failed := [name for name in grids if run_grid([name])]:
             raise SystemExit(f"XPs of {', '.join(failed)} failed: see above")
     from matplotlib.figure import Figure
 
@@ -41,8 +44,6 @@ def main(argv: list[str] | None = None) -> Path:
     from bm.analysis.report.layers import comparison
     from bm.analysis.report.parts import fill, new_report
     from bm.analysis.report.places import write_surfaces
-    from bm.train import main as train_main
-    outputs = Path(train_main.dora.dir)
     try:
         xps = find_layers(args.names, outputs)
         tables = all_tables(xps)

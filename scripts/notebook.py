@@ -3,10 +3,12 @@
     python -m scripts.notebook notebook_templates/table2_main.ipynb [MORE …] [--output FOLDER]
 
 Needs the extra `notebooks`. The notebooks themselves stay as they are; results go to FOLDER, by default
-`<outputs>/notebooks`. The first error ends it, with the cell where it was.
+`<outputs>/notebooks`. The first error ends it, with the cell where it was; that nothing was trained or evaluated yet is
+one line.
 """
 import argparse
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         from nbclient.exceptions import CellExecutionError
     except ImportError:
         raise SystemExit("notebooks need the extra of that name: pip install -e '.[notebooks]'") from None
+    from bm.analysis.grids import NotMade
     from bm.train import main as train_main
     folder = args.output or Path(train_main.dora.dir) / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +70,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
     for path in args.notebooks:
         try:
             book = execute(path)
-        except (FileNotFoundError, CellExecutionError) as error:
+        except FileNotFoundError as error:
             raise SystemExit(str(error)) from None
+        except CellExecutionError as error:
+            raise SystemExit(f"{path}: {error.evalue}" if error.ename == NotMade.__name__ else
+                             re.sub(r"\x1b\[[0-9;]*m", "", str(error))) from None
         nbformat.write(book, folder / path.name)
         page = folder / f"{path.stem}.html"
         page.write_text(to_html(book, path.stem))

@@ -3,13 +3,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from bm.analysis.encoder_views import load_encoder, sound_of
 from bm.analysis.xp import NotRestorable, StoredXP
-from scripts.encoders import main
+from scripts.encoders import check_units, main
 
 ROOT = Path(__file__).parents[1]
 NEURONS = [
@@ -33,6 +34,17 @@ def test_wrong_arguments_say_what_is_known(tmp_path, monkeypatch, capsys):
         main(["--grid", "nothing"])
     with pytest.raises(SystemExit, match="no XP 'abcdef01'"):
         main(["abcdef01"])
+
+
+def test_encoders_of_two_studies_are_one_line():
+    def encoder(sig, *units):
+        index = pd.MultiIndex.from_tuples(units, names=["subject_name", "name"])
+        return SimpleNamespace(name="linear", xps=[SimpleNamespace(sig=sig)], units=pd.DataFrame(index=index))
+    one, same = (encoder(sig, ("strflab/finch", "neuron"), ("strflab/finch", "b")) for sig in ("aa", "ab"))
+    check_units([one, same])
+    with pytest.raises(SystemExit, match=r"no unit in common: XP aa \(linear\) has 2, the first is strflab/finch/"
+                                         r"neuron; XP ac \(linear\) has 1, the first is ns1/ferret/u1. Give XPs"):
+        check_units([one, same, encoder("ac", ("ns1/ferret", "u1"))])
 
 
 @pytest.mark.slow

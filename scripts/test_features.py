@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -51,6 +52,36 @@ def test_fetch_says_what_is_wrong(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.list_repo_files", fail)
     with pytest.raises(SystemExit, match="no route to host. Is the name right"):
         main(["fetch", "org/name", "--to", str(tmp_path)])
+
+
+def test_weights_that_are_there_are_not_fetched(hub, tmp_path, capsys):
+    folder = tmp_path / "org--name"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    first, second = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": first, "b": second}}))
+    (folder / first).touch()
+    hub["files"] = []
+    with pytest.raises(SystemExit, match="has no weights"):  # half of them: the hub is asked
+        main(["fetch", "org/name", "--to", str(tmp_path)])
+    (folder / second).touch()
+    capsys.readouterr()
+    main(["fetch", "org/name", "--to", str(tmp_path)])
+    said = capsys.readouterr()
+    assert said.out.strip() == str(folder) and said.err.startswith("org/name is there already")
+
+
+def test_an_xp_without_features_over_time_is_one_line(tmp_path, monkeypatch):
+    from bm.config import to_plain
+    from bm.train import main as train
+    monkeypatch.setattr(train.dora, "dir", tmp_path)
+    xp = train.get_xp(["preset=layers"])
+    xp.folder.mkdir(parents=True)
+    (xp.folder / "config.json").write_text(json.dumps(to_plain(xp.cfg)))
+    with pytest.raises(SystemExit, match=f"^XP {xp.sig} .task.type=ridge. compares layers .* no features over time"):
+        main(["show", xp.sig])
+    with pytest.raises(SystemExit, match="^'sound.wav' is no file, and there is no XP 'sound.wav' in "):
+        main(["show", "sound.wav"])
 
 
 GRID = """File type = "ooTextFile"

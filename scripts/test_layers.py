@@ -90,3 +90,14 @@ def test_nothing_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setattr(train.dora, "dir", tmp_path)
     with pytest.raises(SystemExit, match="neither a launched grid nor an XP"):
         main(["nothing"])
+
+
+def test_signatures_are_not_run(tmp_path, monkeypatch):
+    from bm.train import main as train
+    monkeypatch.setattr(train.dora, "dir", tmp_path)
+    (tmp_path / "xps/abcd1234").mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr("scripts.run_grid.main", lambda argv: asked.append(argv) or 1)
+    with pytest.raises(SystemExit, match="XPs of layers failed"):
+        main(["abcd1234", "layers", "--run"])
+    assert asked == [["layers"]]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bm.analysis import grids
+
 ROOT = Path(__file__).parents[1]
 DECODING = ["table1_studies", "table2_main", "table4_ablations", "figures", "own_data"]
 
@@ -15,6 +17,19 @@ def call(environment: dict[str, str], *command: str) -> str:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout
+
+
+def test_names_and_what_is_not_made_yet(monkeypatch, tmp_path):
+    for name in ("BM_SIGS", "BM_SIG", "BM_GRID"):
+        monkeypatch.delenv(name, raising=False)
+    assert grids.chosen_names("layers") == ["layers"]
+    monkeypatch.setenv("BM_GRID", "one, other")
+    assert grids.chosen_names("layers") == ["one", "other"]
+    monkeypatch.setenv("BM_SIGS", "ab,cd ef")
+    assert grids.chosen_names("layers") == ["ab", "cd", "ef"]
+    with pytest.raises(grids.NotMade, match="scripts.run_grid layers, or dora run") as caught:
+        grids.xp_folders(["layers"], tmp_path)
+    assert caught.value._render_traceback_() == [str(caught.value)]  # what a notebook shows
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ class View:
         attended: attention over each of these stimuli, mean over heads; none without attention.
         waveform: what the first unit listens to in the samples of `stimulus`; None without a `wav2spec`.
         predicted, measured: `(T, U)`, of `stimulus`; measured is NaN where nothing was.
+        lags, kernels: of a TRF all lags (s), those before the sound too, `(L,)`, and the kernels there `(U, D, L)`.
     """
 
     name: str
@@ -48,6 +49,15 @@ class View:
     rate: float
     attended: tuple["Attended", ...] = ()
     waveform: "Heard | None" = None
+    lags: np.ndarray | None = None
+    kernels: np.ndarray | None = None
+
+    @property
+    def courses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lags (s) and what a unit answers after each: the kernels of a TRF, else `fields` with lag 0 first."""
+        if self.lags is not None and self.kernels is not None:
+            return self.lags, self.kernels
+        return np.arange(self.fields.shape[2]) / self.rate, self.fields[:, :, ::-1]
 
 
 @dataclass(frozen=True)
@@ -114,19 +124,26 @@ def receptive_fields(solver: EncodeSolver | TrfSolver, units: Sequence[int], fra
     return strf_gradmap(solver.model, frames, units=list(units))[:, 0].numpy()
 
 
-def trf_fields(solver: TrfSolver, units: Sequence[int], frames: int) -> np.ndarray:
-    """The kernels of units, per frame instead of per second."""
+def trf_kernels(solver: TrfSolver, units: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """All lags (frames), and the kernels of units `(U, D, L)`, per frame instead of per second; NaN without one."""
     data = solver.responses
-    out = np.full((len(units), len(solver.columns), frames), np.nan)
+    lags = np.rint(solver.models[""][0].lags * data.rate).astype(int)
+    out = np.full((len(units), len(solver.columns), len(lags)), np.nan)
     for row, unit in enumerate(units):
         subject = int(data.units["subject"].iloc[unit])
-        model, column = solver.models[""][subject], np.flatnonzero(
-            solver.used[subject] == unit - data.units_of(subject).start)
+        column = np.flatnonzero(solver.used[subject] == unit - data.units_of(subject).start)
         if len(column):
-            lags = np.rint(model.lags * data.rate).astype(int)
-            shown = (lags >= 0) & (lags < frames)
-            out[row] = 0
-            out[row][:, frames - 1 - lags[shown]] = model.kernels[:, shown, column[0]] / data.rate
+            out[row] = solver.models[""][subject].kernels[:, :, column[0]] / data.rate
+    return lags, out
+
+
+def trf_fields(solver: TrfSolver, units: Sequence[int], frames: int) -> np.ndarray:
+    """The kernels of units as `View.fields`."""
+    lags, kernels = trf_kernels(solver, units)
+    shown = (lags >= 0) & (lags < frames)
+    out = np.zeros((*kernels.shape[:2], frames))
+    out[np.isnan(kernels).all((1, 2))] = np.nan
+    out[:, :, frames - 1 - lags[shown]] = kernels[:, :, shown]
     return out
 
 
@@ -188,9 +205,10 @@ def look_inside(encoder: Encoder, units: Sequence[tuple[str, str]], frames: int)
     columns = np.array(rows) - data.units_of(subject).start
     seen = tuple(replace(one, weights=one.weights.mean(0, keepdims=True)) for one in attended(solver))
     profile = np.mean([lag_profile(one.weights[0]) for one in seen], axis=0) if seen else None
+    lags, kernels = trf_kernels(solver, rows) if isinstance(solver, TrfSolver) else (None, None)
     return View(encoder.name, receptive_fields(solver, rows, frames), profile, trial.stimulus,
                 solver.predict([trial])[0][:, columns], trial.mean()[:, columns], data.rate, seen,
-                listening(solver, trial, rows[0], frames))
+                listening(solver, trial, rows[0], frames), None if lags is None else lags / data.rate, kernels)
 
 
 def mel_frequencies(xp: StoredXP) -> np.ndarray | None:

@@ -5,6 +5,7 @@ XPs that differ in their seed alone are one decoder; it is called by what distin
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -87,9 +88,32 @@ def find_evaluated(home: Path, sigs: Iterable[str]) -> list[Evaluated]:
         if not done:
             missing.append(sig)
     if missing or not found:
-        raise FileNotFoundError(f"{len(missing)} XPs have no evaluation in {home} ({', '.join(missing[:5])}): python "
-                                f"-m scripts.run_eval_probs 'sigs=[{','.join(missing[:5])}]'")
+        raise NotMade(f"{len(missing)} XPs have no evaluation in {home} ({', '.join(missing[:5])}): python -m "
+                      f"scripts.run_eval_probs 'sigs=[{','.join(missing[:5])}]'")
     return found
+
+
+class NotMade(FileNotFoundError):
+    """Grids, XPs or evaluations that are not there: one line that says what to run, in notebooks too."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [str(self)]
+
+
+def split_names(text: str) -> list[str]:
+    """Names with blanks or commas between them.
+
+    >>> split_names("a,b c, d")
+    ['a', 'b', 'c', 'd']
+    """
+    return text.replace(",", " ").split()
+
+
+def chosen_names(grid: str) -> list[str]:
+    """What a notebook is about: the signatures in `BM_SIGS` (or `BM_SIG`), else what `BM_GRID` names, else `grid`."""
+    chosen = (split_names(os.environ.get(name, "")) for name in ("BM_SIGS", "BM_SIG", "BM_GRID"))
+    return next((names for names in chosen if names), [grid])
 
 
 def find_outputs() -> Path:
@@ -109,9 +133,8 @@ def grid_signatures(name: str, outputs: Path) -> list[str]:
     sigs = sorted(path.name for path in (home / name).glob("*") if path.is_dir())
     if not sigs:
         known = sorted(path.name for path in home.glob("*") if path.is_dir())
-        raise FileNotFoundError(f"no grid {name!r} in {home}{nearest(name, known)}; there are: "
-                                f"{', '.join(known) or 'none (dora grid)'}. Launch it first: python -m "
-                                f"scripts.run_grid {name}")
+        raise NotMade(f"no grid {name!r} in {home}{nearest(name, known)}; there are: "
+                      f"{', '.join(known) or 'none (dora grid)'}. Launch it first: python -m scripts.run_grid {name}")
     return sigs
 
 
@@ -131,8 +154,9 @@ def xp_folders(names: Iterable[str], outputs: Path | None = None) -> dict[str, P
         for sig in grid_signatures(name, outputs) if launched else [name]:
             folders[sig] = outputs / "xps" / sig
             if not folders[sig].is_dir():
-                raise FileNotFoundError(f"{sig!r} is neither a launched grid nor an XP in {outputs}: python -m "
-                                        "scripts.run_grid NAME, or dora run")
+                grid = "NAME" if re.fullmatch("[0-9a-f]{8}", sig) else sig
+                raise NotMade(f"{sig!r} is neither a launched grid nor an XP in {outputs}: python -m scripts.run_grid "
+                              f"{grid}, or dora run")
     return folders
 
 

@@ -17,16 +17,18 @@ def _about(one: LayersXP) -> dict[str, Any]:
 
 
 def network_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
-    """A row per XP: score (mean over people), within-subject standard error (over the group's XPs), the layer that most
-    targets choose, and the relative position of the best one (median)."""
+    """A row per XP: score (mean over people), within-subject standard error (over the group's XPs), the layer with the
+    largest median over targets, the one that most targets choose, and the median over targets of the relative position
+    of each one's own. These three need not be the same layer; all are empty where no layer predicts anything."""
     rows = []
     for own in groups(xps).values():
         values = np.stack([one.per_subject for one in own], 1)  # subjects, XPs
         sems = within_subject_sem(values) if len(own) > 1 else np.full(1, np.nan)
         for k, one in enumerate(own):
-            layer = one.layers[int(np.bincount(one.best.layer.ravel()).argmax())]
+            position = one.position[one.predicted]
             rows.append({**_about(one), "metric": one.metric, "score": values[:, k].mean(), "sem": sems[k],
-                         "layer": layer, "position": float(np.median(one.position)), **_joined(one),
+                         "best_by_median": one.best_name, "most_chosen": one.most_chosen,
+                         "median_position": float(np.median(position)) if position.size else np.nan, **_joined(one),
                          "n_layers": len(one.layers), "n_subjects": len(one.subjects), "sig": one.sig})
     return pd.DataFrame(rows)
 
@@ -39,23 +41,31 @@ def _joined(one: LayersXP) -> dict[str, float]:
 def pair_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
     """Pairs of trained networks (and the baseline), and each network against its own controls, the better one first.
 
-    `p_one_sided` is the paper's: over people (bootstrap); of one "person" (a group's components or electrodes) the ten
-    iterations (RSA: splits) are permuted, which says how sure the choice of splits leaves the difference, nothing of
-    other people. It takes for granted that the better one was known beforehand; `p`, two-sided, is twice as large.
+    `p`, two-sided, is Wilcoxon's signed-rank test over people, who are the same in both: exact for few of them, and at
+    least 2 / 2ⁿ for n. `p_one_sided` is the paper's: people of the worse one are resampled (bootstrap), unpaired, and
+    the better one is taken to be known beforehand; it is no valid p. Of one "person" (a group's components or
+    electrodes) the ten iterations (RSA: splits) are permuted, which says how sure the choice of splits leaves the
+    difference, nothing of other people; there `p` is twice `p_one_sided`.
     """
     rows = []
     for own in groups(xps).values():
         for one, other in combinations(own, 2):
-            if one.network != other.network and {one.weights, other.weights} != {"trained"}:
+            # two networks, or one network's kinds of weights: its controls are of any `weights_seed`
+            if (one.weights == other.weights if one.model == other.model else
+                    {one.weights, other.weights} != {"trained"}):
                 continue
             better, worse = sorted((one, other), key=lambda x: -x.per_subject.mean())
             people = len(one.subjects) > 1
-            p = bootstrap_below(better.per_subject, worse.per_subject) if people else permutation_below(
-                better.repeats[:, 0], worse.repeats[:, 0])
+            if people:
+                p_one_sided = bootstrap_below(better.per_subject, worse.per_subject)
+                p = signed_rank(better.per_subject, worse.per_subject).p
+            else:
+                p_one_sided = permutation_below(better.repeats[:, 0], worse.repeats[:, 0])
+                p = min(1.0, 2 * p_one_sided)
             rows.append({"responses": one.responses, "task": one.task,
                          "better": f"{better.network} {better.weights}", "worse": f"{worse.network} {worse.weights}",
                          "difference": better.per_subject.mean() - worse.per_subject.mean(),
-                         "p": min(1.0, 2 * p), "p_one_sided": p,
+                         "p": p, "p_one_sided": p_one_sided,
                          "over": "people" if people else "iterations" if one.task == "ridge" else "splits"})
     return pd.DataFrame(rows)
 
@@ -140,29 +150,45 @@ def dimensionality_test(curves: pd.DataFrame) -> pd.DataFrame:
 
 def consistency_table(networks: pd.DataFrame) -> pd.DataFrame:
     """Scores of the same networks in two groups (two studies, or ridge and RSA): a row per pair of groups and network,
-    with the pair's correlation over networks."""
+    with the pair's correlation over networks of the same kind of weights (trained ones and controls together would
+    correlate for being trained or not)."""
     parts = {" ".join(names): own.set_index(["network", "weights"])["score"]
              for names, own in networks.groupby(["responses", "task"], sort=False)}
     tables = []
     for one, other in combinations(parts, 2):
         both = pd.concat([parts[one], parts[other]], axis=1, keys=["x", "y"], join="inner").reset_index()
-        tables.append(both.assign(one=one, other=other, **_pearson(both["x"], both["y"])))
+        tables += [own.assign(one=one, other=other, **_pearson(own["x"], own["y"]))
+                   for _, own in both.groupby("weights", sort=False)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def seed_table(xps: Sequence[LayersXP]) -> pd.DataFrame:
     """Scores of the same networks with two seeds (figure 2): a row per network, weights and pair of seeds, with the
-    pair's correlation over networks. Names of networks end in their seeds (…Seed2); controls have `weights_seed`."""
+    pair's correlation over networks of these weights.
+
+    Networks differ by the seed of their training, which their names end in (…Seed2), or controls by their
+    `weights_seed`; never by both.
+
+    Raises:
+        ValueError: two XPs of the same network, weights and seeds.
+    """
     rows = []
     for own in groups(xps).values():
-        found: dict[tuple[str, str], dict[int, float]] = {}
+        found: dict[tuple[str, str, str], dict[int, LayersXP]] = {}
         for one in own:
-            name, seed = one.family
-            found.setdefault((name, one.weights), {})[seed] = float(one.per_subject.mean())
+            base, trained, weights_seed = one.family
+            control = f" weights seed {weights_seed}" if weights_seed else ""
+            for name, kind, seed in ([(base + control, "seed", trained)] if one.weights == "trained" else
+                                     [(base + control, "seed", trained), (one.model, "weights seed", weights_seed)]):
+                other = found.setdefault((name, one.weights, kind), {}).setdefault(seed, one)
+                if other is not one:
+                    raise ValueError(f"XPs {other.sig} and {one.sig} are both {base} {one.weights}, {kind} {seed}: "
+                                     "give one of them at a time")
         rows += [{"responses": own[0].responses, "task": own[0].task, "network": name, "weights": weights,
-                  "one": f"seed {first}", "other": f"seed {second}", "x": scores[first], "y": scores[second]}
-                 for (name, weights), scores in found.items() for first, second in combinations(sorted(scores), 2)]
-    keys = ["responses", "task", "one", "other"]
+                  "one": f"{kind} {first}", "other": f"{kind} {second}", "x": float(seeds[first].per_subject.mean()),
+                  "y": float(seeds[second].per_subject.mean())}
+                 for (name, weights, kind), seeds in found.items() for first, second in combinations(sorted(seeds), 2)]
+    keys = ["responses", "task", "weights", "one", "other"]
     return pd.concat([part.assign(**_pearson(part["x"], part["y"])) for _, part in
                       pd.DataFrame(rows).groupby(keys, sort=False)], ignore_index=True) if rows else pd.DataFrame()
 

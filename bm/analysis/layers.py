@@ -1,12 +1,13 @@
 """Networks side by side: which of their layers are like the brain, from folders of ridge and RSA XPs alone.
 
-XPs with the same responses and task (`group`) are compared with each other. A network's score is that of the layer
-that is best for each voxel, chosen and read on different splits (RSA: for each person, on different sounds); medians
-over a person's voxels (and latencies), means over people. Source: Tuckute, Feather et al. 2023, Methods.
+XPs with the same responses, task and settings (`group`) are compared with each other. A network's score is that of the
+layer that is best for each voxel, chosen and read on different splits (RSA: for each person, on different sounds);
+medians over a person's voxels (and latencies), means over people. Source: Tuckute, Feather et al. 2023, Methods.
 """
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,15 @@ BASELINE = "spectrotemporal"
 WEIGHTS = ("trained", "permuted", "untrained")
 PRIMARY = "Primary"
 TASKS = ("ridge", "rsa")
+#: keys of `encoding` that must be the same where scores are compared, and those that RSA alone has
+SETTINGS = ("compat", "n_train", "n_splits", "tmin", "tmax", "latencies", "items")
+RSA_SETTINGS = ("rdm", "comparison", "noise", "standardise")
+#: keys of `dset` that say nothing of responses to words
+NO_MATTER = ("features", "features_params", "selections")
 #: in tables of RSA: all of a person's voxels, and all layers side by side (`bm.solvers.rsa`)
 WHOLE, CONCATENATED = "all", "all layers"
+#: beside matrices of words: which pairs count
+COUNTED = "pairs that count"
 #: the end of a network's name that says with which random numbers it was trained, as in Kell2018wordSeed2
 SEED = re.compile(r"[_\W]?seed[_\W]?(\d+)$", re.IGNORECASE)
 
@@ -33,6 +41,7 @@ class LayersXP:
     """A finished XP of `task.type=ridge` or `rsa`."""
 
     xp: StoredXP
+    variant: str = ""  # what its settings are where another XP of the same responses has others (`find_layers`)
 
     @property
     def sig(self) -> str:
@@ -44,16 +53,26 @@ class LayersXP:
 
     @property
     def network(self) -> str:
-        """Its name, without the folder or organisation; of controls with another seed than 0 with that."""
-        name = Path(self.xp.get("encoding.model") or self.xp.get("encoding.activations")).name
-        seed = self.xp.get("encoding.weights_seed", 0)
-        return f"{name} seed{seed}" if seed and self.weights != "trained" else name
+        """`model`; of controls with another `weights_seed` than 0 with that."""
+        return f"{self.model} weights seed {self.weights_seed}" if self.weights_seed else self.model
 
     @property
-    def family(self) -> tuple[str, int]:
-        """The network's name without its seed, and the seed: 0 where the name has none."""
-        found = SEED.search(self.network)
-        return (self.network[:found.start()], int(found[1])) if found else (self.network, 0)
+    def model(self) -> str:
+        """The network's name, without the folder or organisation."""
+        return Path(self.xp.get("encoding.model") or self.xp.get("encoding.activations")).name
+
+    @property
+    def weights_seed(self) -> int:
+        """Of controls; 0 of trained networks."""
+        return 0 if self.weights == "trained" else self.xp.get("encoding.weights_seed", 0)
+
+    @property
+    def family(self) -> tuple[str, int, int]:
+        """The network's name without the seed of its training, this seed (0 where the name has none), and the
+        `weights_seed`."""
+        found = SEED.search(self.model)
+        name, seed = (self.model[:found.start()], int(found[1])) if found else (self.model, 0)
+        return name, seed, self.weights_seed
 
     @property
     def weights(self) -> str:
@@ -67,13 +86,26 @@ class LayersXP:
 
     @property
     def responses(self) -> str:
-        """What was measured: selections, the space where a study has several, items, whether there are latencies."""
+        """What was measured: selections, the space where a study has several, items, whether there are latencies; and
+        how it was compared, where XPs differ in that."""
         names = []
         for name in self.xp.get("dset.selections"):
             space = self.xp.get(f"selections.{name}.space")
             names.append(f"{name} {space}" if space else name)
         items = "" if self.items == "sound" else f" {self.items}s"
-        return "+".join(names) + items + (" by latency" if self.xp.get("encoding.latencies") else "")
+        latencies = " by latency" if self.xp.get("encoding.latencies") else ""
+        return "+".join(names) + items + latencies + (f" ({self.variant})" if self.variant else "")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What scores must have in common to be compared, but for the network: by key of the config."""
+        keys = [f"encoding.{name}" for name in (*SETTINGS, *(RSA_SETTINGS if self.task == "rsa" else ()))]
+        out = {key: self.xp.get(key) for key in keys}
+        sections = [f"selections.{name}" for name in self.xp.get("dset.selections")]
+        if self.items != "sound":  # responses to words are prepared as this says
+            sections.append("dset")
+        return out | {f"{section}.{name}": value for section in sections
+                      for name, value in (self.xp.get(section) or {}).items() if name not in NO_MATTER}
 
     @property
     def group(self) -> tuple[str, str]:
@@ -168,25 +200,46 @@ class LayersXP:
         return self.repeats.mean(0) if self.task == "ridge" else np.median(self.repeats, 0)
 
     @cached_property
+    def predicted(self) -> np.ndarray:
+        """`(targets,)`: whether any layer has a score above 0, median over splits; else no layer is the best."""
+        return np.median(self.scores, 2).max(0) > 0
+
+    @property
+    def best_name(self) -> str | None:
+        """The layer with the largest median over targets; None where none is above 0."""
+        known = self.layer_scores().mean(0).max() > 0
+        return self.test["best_name"] if known else None
+
+    @property
+    def most_chosen(self) -> str | None:
+        """The layer that is the best of most targets and iterations, which may be another than `best_name` and than the
+        one at the median position; None where no target is predicted."""
+        chosen = self.best.layer[:, self.predicted]
+        return self.layers[int(np.bincount(chosen.ravel()).argmax())] if chosen.size else None
+
+    @cached_property
     def position(self) -> np.ndarray:
-        """Of each target the relative position of its best layer: 0 the first, 1 the last."""
-        return self.best.position(len(self.layers))
+        """Of each target the relative position of its best layer: 0 the first, 1 the last; NaN where no layer
+        predicts it."""
+        return np.where(self.predicted, self.best.position(len(self.layers)), np.nan)
 
     def positions(self, regions: Sequence[str]) -> pd.Series:
-        """By person who has some of the regions: relative position of the best layer there.
+        """By person who has some of the regions: relative position of the best layer there (see `position`).
 
         Of ridge the median over all targets in these regions; of RSA, as published, the best layer on all sounds (over
         latencies) of each region, mean over these regions.
         """
         if self.task == "ridge":
-            chosen = self.targets["region"].isin(regions).to_numpy()
+            chosen = self.targets["region"].isin(regions).to_numpy() & self.predicted
+            if not chosen.any():
+                return pd.Series(dtype=float)
             names, values = by_subject(self.position[chosen], self.targets["subject"].to_numpy()[chosen])
             return pd.Series(values, names)
         rows = self.region_rows
         rows = rows[rows["region"].isin(regions) & (rows["sounds"] == "all") & (rows["layer"] != CONCATENATED)]
         wide = rows.pivot_table("similarity", ["subject", "region"], "layer", sort=False)[self.layers]
         depth = pd.Series(wide.to_numpy().argmax(1) / max(len(self.layers) - 1, 1), wide.index)
-        return depth.groupby("subject").mean()
+        return depth.where(wide.max(axis=1) > 0).groupby("subject").mean()
 
     def layer_scores(self) -> np.ndarray:
         """`(subjects, layers)`: medians over splits (at most 1), then over voxels."""
@@ -195,7 +248,7 @@ class LayersXP:
 
     def latency_map(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Latencies (s), median over splits of the correlation (RSA: similarity) `(layers, latencies)`, median over
-        channels, and `(channels, latencies)`, each channel's best layer.
+        channels, and `(channels, latencies)`, the index of each channel's best layer, NaN where none is above 0.
 
         Raises:
             ValueError: the XP has no latencies.
@@ -207,7 +260,7 @@ class LayersXP:
         cube = values.reshape(len(self.layers), -1, len(latencies))
         if self.task == "rsa":  # where people at one latency follow each other, not the latencies of one channel
             cube = values.reshape(len(self.layers), len(latencies), -1).swapaxes(1, 2)
-        return latencies, np.median(cube, 1), cube.argmax(0)
+        return latencies, np.median(cube, 1), np.where(cube.max(0) > 0, cube.argmax(0), np.nan)
 
 
 def open_layers(xp: StoredXP) -> LayersXP:
@@ -233,7 +286,7 @@ def find_layers(names: Sequence[str], outputs: Path | None = None) -> list[Layer
         FileNotFoundError: no such grid or XP, or one that is not finished; ValueError: one of another task, or two of
             the same network, weights, responses and task.
     """
-    found = [open_layers(StoredXP(folder, Path("."))) for folder in xp_folders(names, outputs).values()]
+    found = _variants([open_layers(StoredXP(folder, Path("."))) for folder in xp_folders(names, outputs).values()])
     seen: dict[tuple, str] = {}
     for one in found:
         key = (*one.group, one.network, one.weights)
@@ -242,6 +295,24 @@ def find_layers(names: Sequence[str], outputs: Path | None = None) -> list[Layer
         seen[key] = one.sig
     order = {name: i for i, name in enumerate(dict.fromkeys(one.network for one in found))}
     return sorted(found, key=lambda one: (*one.group, order[one.network], WEIGHTS.index(one.weights)))
+
+
+def _variants(xps: Sequence[LayersXP]) -> list[LayersXP]:
+    """The XPs; where those of the same responses and task have other settings, each says its own: another group."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in xps:
+        alike.setdefault(one.group, []).append(one.settings)
+    out = []
+    for one in xps:
+        own, others = one.settings, alike[one.group]
+        keys = [key for key in dict.fromkeys(name for other in others for name in other)
+                if any(other.get(key) != own.get(key) for other in others)]
+        out.append(replace(one, variant=", ".join(f"{key.split('.', 1)[1]}={_value(own.get(key))}" for key in keys)))
+    return out
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value).replace('"', "")
 
 
 def groups(xps: Sequence[LayersXP]) -> dict[tuple[str, str], list[LayersXP]]:

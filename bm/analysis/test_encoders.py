@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 
-from bm.analysis.encoder_views import mel_frequencies, trf_fields
+from bm.analysis.encoder_views import View, mel_frequencies, trf_fields
 from bm.analysis.encoders import caution, encoder_names, encoder_table, paired, pretty, read_encoders, unit_table
-from bm.analysis.report.encoding import best_units, encoding, unit_parts
+from bm.analysis.report.encoding import _fields, best_units, encoding, unit_parts
 from bm.analysis.xp import StoredXP
 from bm.config import CONF, to_plain
 from bm.metrics.ceilings import noise_ceilings
@@ -174,3 +175,17 @@ def test_kernels_stand_at_their_lags(first):
     fields = trf_fields(cast(TrfSolver, solver), [0, 1], 6)
     expected = [lag if lag in lags else 0 for lag in range(6)]
     assert np.isnan(fields[0]).all() and fields[1][0, ::-1].tolist() == fields[1][1, ::-1].tolist() == expected
+
+
+def test_one_column_of_features_is_a_curve_over_all_lags(make):
+    encoder, = read_encoders([make("0c", 1)])
+    lags, kernels = np.arange(-2, 4) / 50, np.random.default_rng(0).standard_normal((2, 1, 6))
+    view = View(encoder.name, kernels[:, :, 2:][:, :, ::-1], None, "s", kernels[:, 0].T, kernels[:, 0].T, 50.0,
+                lags=lags, kernels=kernels)
+    part, = _fields([view], [encoder], [("study/one", "u0"), ("study/one", "u1")])
+    assert isinstance(part.content, Figure)
+    for axes, kernel in zip(part.content.axes, kernels[:, 0], strict=True):
+        np.testing.assert_allclose(axes.lines[0].get_xydata(), np.stack([1000 * lags, kernel / abs(kernel).max()], 1))
+    network = View(encoder.name, view.fields, None, "s", view.predicted, view.measured, 50.0)
+    np.testing.assert_allclose(network.courses[1], kernels[:, :, 2:])
+    assert network.courses[0].tolist() == [0, 0.02, 0.04, 0.06]

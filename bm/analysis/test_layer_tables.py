@@ -14,6 +14,7 @@ from bm.analysis.plots.layers import plot_components, plot_consistency
 from bm.analysis.report.layers import comparison
 from bm.analysis.report.layers import layers as section
 from bm.analysis.test_layers import LAYERS, deep, make, outputs, plain  # noqa: F401
+from bm.solvers.rsa import COUNTED
 
 
 def test_regions_of_rsa(outputs, plain):
@@ -38,6 +39,16 @@ def test_regions_of_rsa(outputs, plain):
     flat = [values[np.triu_indices(6, 1)] for values in matrices.values()]
     rho = pd.Series(flat[0]).corr(pd.Series(flat[1]), method="spearman")
     assert [text.get_text() for text in shown.texts] == ["1.00", f"{rho:.2f}", f"{rho:.2f}", "1.00"]
+    counts = np.abs(np.subtract.outer(np.arange(6), np.arange(6))) > 2  # words: near pairs do not count
+    save_file({**dict.fromkeys(["mean over subjects", *LAYERS], matrices["region Primary"]), **matrices,
+               COUNTED: counts.astype(np.uint8)}, xp.folder / "rdms.safetensors")
+    xp.config["encoding"] |= {"rdm": "crossnobis", "noise": "diagonal"}
+    parts = {part.title: part for part in section(xp)}
+    flat = [values[np.triu_indices(6, 3)] for values in matrices.values()]
+    rho = pd.Series(flat[0]).corr(pd.Series(flat[1]), method="spearman")
+    assert parts["Regions among themselves"].content.axes[0].texts[1].get_text() == f"{rho:.2f}"
+    assert "do not count" in parts["Regions among themselves"].caption
+    assert "crossnobis distance (noise: diagonal)" in parts["Dissimilarity of sounds"].caption
 
 
 def test_seeds(outputs, plain):
@@ -50,12 +61,46 @@ def test_seeds(outputs, plain):
     table = layer_tables.seed_table(xps)
     assert table[["network", "weights", "one", "other"]].to_numpy().tolist() == [
         ["CochWord", "trained", "seed 1", "seed 2"], ["CochSpeech", "trained", "seed 1", "seed 2"],
-        ["Other", "permuted", "seed 0", "seed 1"]]
+        ["Other", "permuted", "weights seed 0", "weights seed 1"]]
     np.testing.assert_allclose(table["x"], [0.5, 0.7, 0.4])
     np.testing.assert_allclose(table["y"], [0.6, 0.75, 0.3])
     assert isinstance(plot_consistency(table[table["one"] == "seed 1"]), Figure)
     titles = [part.title for part in comparison(xps, layer_tables.all_tables(xps))["nh2015 voxels, ridge"]]
-    assert "seed 1 and seed 2" in titles and "seed 0 and seed 1" in titles
+    assert "seed 1 and seed 2" in titles and "weights seed 0 and weights seed 1" in titles
+
+
+def test_controls_keep_both_seeds(outputs, plain):
+    for i, name in enumerate(("netSeed1", "netSeed2")):
+        make(outputs, plain, f"t{i}", name, deep((0, 1), 0.2))
+        for seed in (0, 1):
+            make(outputs, plain, f"c{i}{seed}", name, deep((0, 1), -0.1 * i - 0.2 * seed), permuted=True,
+                 weights_seed=seed)
+    xps = layers.find_layers(["t0", "t1", "c00", "c01", "c10", "c11"], outputs)
+    pairs = layer_tables.pair_table(xps)[["better", "worse"]].to_numpy().tolist()
+    assert ["netSeed1 trained", "netSeed1 weights seed 1 permuted"] in pairs and len(pairs) == 5
+    table = layer_tables.seed_table(xps).set_index(["network", "weights", "one"])
+    assert table.index.tolist() == [
+        ("net", "trained", "seed 1"), ("net", "permuted", "seed 1"), ("net weights seed 1", "permuted", "seed 1"),
+        ("netSeed1", "permuted", "weights seed 0"), ("netSeed2", "permuted", "weights seed 0")]
+    np.testing.assert_allclose(table["x"], [0.7, 0.5, 0.3, 0.5, 0.4])
+    np.testing.assert_allclose(table["y"], [0.7, 0.4, 0.2, 0.3, 0.2])
+    make(outputs, plain, "t2", "net_seed1", deep((0, 1)))
+    with pytest.raises(ValueError, match="XPs t0 and t2 are both net trained, seed 1"):
+        layer_tables.seed_table(layers.find_layers(["t0", "t2"], outputs))
+
+
+def test_r2_is_of_one_kind_of_weights():
+    """Trained networks and controls are two clouds: within neither do two seeds agree."""
+    x = np.array([0.0, 1, 2, 3, 10, 11, 12, 13])
+    y = np.array([1.0, -1, -1, 1, 11, 9, 9, 11])
+    rows = [{"responses": "r", "task": task, "network": f"n{k % 4}", "weights": "trained" if k > 3 else "permuted",
+             "score": score[k]} for task, score in (("ridge", x), ("rsa", y)) for k in range(8)]
+    table = layer_tables.consistency_table(pd.DataFrame(rows))
+    assert np.corrcoef(x, y)[0, 1] ** 2 > 0.9 and table["n"].tolist() == [4] * 8
+    np.testing.assert_allclose(table["r2"], 0, atol=1e-12)
+    legend = plot_consistency(table).axes[0].get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == [
+        "permuted, n = 4, r² = 0.00", "trained, n = 4, r² = 0.00"]
 
 
 def test_components(outputs, plain):

@@ -2,6 +2,7 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
 from bm.analysis import layer_tables, layers
+from bm.analysis.plots.layers import plot_channel_latencies, plot_latencies
 from bm.analysis.report.layers import comparison
 from bm.analysis.report.layers import layers as section
 from bm.analysis.xp import StoredXP
@@ -87,13 +89,16 @@ def test_networks_are_compared(outputs, plain):
     table = layer_tables.network_table(xps).set_index("sig")
     np.testing.assert_allclose(table["score"], [0.7, 0.3, 0.5])
     np.testing.assert_allclose(table["sem"], 0, atol=1e-12)  # people differ by the same everywhere
-    assert table["weights"].tolist() == ["trained", "permuted", "trained"] and table.loc["s1", "position"] == 0.75
+    assert table["weights"].tolist() == ["trained", "permuted", "trained"]
+    assert table.loc["s1", "median_position"] == 0.75
     assert table.loc["s1", "network"] == "good" and (table["metric"] == "R²").all() and (table["n_subjects"] == 3).all()
     pairs = layer_tables.pair_table(xps)
     assert pairs[["better", "worse"]].to_numpy().tolist() == [
         ["good trained", "good permuted"], ["good trained", "spectrotemporal trained"]]
     np.testing.assert_allclose(pairs["difference"], [0.4, 0.2])
-    assert (pairs["p_one_sided"] == 0).all() and (pairs["p"] == 0).all() and (pairs["over"] == "people").all()
+    np.testing.assert_allclose(pairs["p_one_sided"], 1 / 10_001)
+    np.testing.assert_allclose(pairs["p"], 2 / 2 ** 3)  # all of three people differ in the same direction
+    assert (pairs["over"] == "people").all()
     curves = layer_tables.curve_table(xps)
     own = curves[(curves["network"] == "good") & (curves["weights"] == "trained")]
     np.testing.assert_allclose(own["score"], [0.1, 0.4, 0.4])
@@ -134,7 +139,7 @@ def test_ridge_and_rsa_agree(outputs, plain):
     table = layer_tables.network_table(xps)
     own = table[table["task"] == "rsa"]
     np.testing.assert_allclose(own["score"], [0.25, 0.3, 0.4])
-    assert set(own["layer"]) == {"high"} and (own["position"] == 1).all()
+    assert set(own["most_chosen"]) == {"high"} and (own["median_position"] == 1).all()
     both = layer_tables.consistency_table(table)
     assert len(both) == 3 and both["r2"][0] == pytest.approx(1)
     tables = layer_tables.all_tables(xps)
@@ -170,6 +175,36 @@ def test_the_section_of_an_xp(outputs, plain):
     assert section(xp) == []
 
 
+def test_p_over_people_is_calibrated():
+    """Networks that do not differ, people who do: at most 5 % of p are below .05, the better one looked for or not."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        people = 3 * rng.standard_normal(8)
+        own: list[Any] = [SimpleNamespace(
+            group=("r", "ridge"), responses="r", task="ridge", network=name, model=name, weights="trained", sig=name,
+            subjects=list("abcdefgh"), per_subject=people + rng.standard_normal(8)) for name in "mn"]
+        found.append(layer_tables.pair_table(own)["p"][0])
+    assert 0.02 < np.mean(np.array(found) <= 0.05) < 0.08 and min(found) > 0
+
+
+def test_other_settings_are_another_group(outputs, plain):
+    make(outputs, plain, "q1", "one", deep((0, 2)), "rsa")
+    make(outputs, plain, "q2", "two", deep((0, 2), 0.1), "rsa", rdm="crossnobis", noise="diagonal")
+    make(outputs, plain, "r1", "one", deep((0, 2)))
+    make(outputs, plain, "r2", "two", deep((0, 2)), rdm="spearman")  # which ridge does not use
+    xps = layers.find_layers(["q1", "q2", "r1", "r2"], outputs)
+    assert set(layers.groups(xps)) == {
+        ("nh2015 voxels", "ridge"), ("nh2015 voxels (rdm=pearson, noise=null)", "rsa"),
+        ("nh2015 voxels (rdm=crossnobis, noise=diagonal)", "rsa")}
+    assert layer_tables.pair_table(xps)["task"].tolist() == ["ridge"]
+    xp = make(outputs, plain, "r3", "three", deep((0, 2)))
+    xp.config["selections"]["nh2015"]["n_sounds"] = 40
+    (xp.folder / "config.json").write_text(json.dumps(xp.config))
+    assert [one.responses for one in layers.find_layers(["r1", "r3"], outputs)] == [
+        "nh2015 voxels (nh2015.n_sounds=40)", "nh2015 voxels (nh2015.n_sounds=null)"]
+
+
 def test_errors_say_what_to_do(outputs, plain):
     xp = make(outputs, plain, "s1", "org/good", deep((0, 2)))
     make(outputs, plain, "s2", "other/good", deep((0, 2)))
@@ -185,3 +220,31 @@ def test_errors_say_what_to_do(outputs, plain):
     (xp.folder / "result.json").unlink()
     with pytest.raises(FileNotFoundError, match="dora run -f s1"):
         layers.find_layers(["s1"], outputs)
+
+
+@pytest.mark.parametrize("task", ["ridge", "rsa"])
+def test_layers_that_predict_nothing_are_not_the_best(outputs, plain, task):
+    """Of the first person's lateral voxels (RSA: region) no layer predicts anything; of a whole network nothing."""
+    some, nothing = deep((1, 2)), np.zeros((3, 3, 2))
+    some[:, 0, 1] = 0
+    own = [layers.open_layers(make(outputs, plain, sig, sig, values, task))
+           for sig, values in (("some", some), ("nothing", nothing))]
+    found = own[0].positions(["Lateral"]).dropna()
+    assert found.index.tolist() == ["b", "c"] and (found == 1).all() and own[1].positions(["Lateral"]).dropna().empty
+    table = layer_tables.network_table(own).set_index("network")
+    assert table.loc["some", "most_chosen"] in LAYERS and table.loc["some", "best_by_median"] in LAYERS
+    assert table.loc["nothing", ["best_by_median", "most_chosen", "median_position"]].isna().all()
+    shown = {part.title: part for part in section(own[1].xp)}
+    assert "Best: none, as no layer is above 0" in shown["Layers"].caption
+
+
+def test_no_best_layer_where_no_latency_is_predicted(outputs, plain):
+    scores = deep((1, 2)) - 0.1
+    scores[:, :, 1] = -0.5
+    xp = make(outputs, plain, "s1", "net", scores, latencies=[0.25, 0.75])
+    latencies, values, best = layers.open_layers(xp).latency_map()
+    assert np.isnan(best[1::2, 0]).all() and (best[::2, 0] == 1).all() and best.shape == (6, 2)
+    dots = plot_latencies(np.array([[0.0, 0.2], [-0.1, 0.1]]), latencies, ["a", "b"], "r").axes[0].lines[0]
+    assert np.asarray(dots.get_xdata()).tolist() == [0.75] and np.asarray(dots.get_ydata()).tolist() == [0]
+    shown = plot_channel_latencies(best, latencies, LAYERS).axes[0].images[0].get_array()
+    assert np.ma.getmaskarray(shown).sum() == np.isnan(best).sum() > 0

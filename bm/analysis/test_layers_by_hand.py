@@ -37,7 +37,8 @@ def make(plain, tmp_path):
         config["task"]["type"] = task
         config["encoding"] |= {"model": f"org/{sig}", **own}
         (folder / "config.json").write_text(json.dumps(config))
-        (folder / "result.json").write_text(json.dumps({"epochs": 1, "best_epoch": 1, "best_loss": 0.5, "test": {}}))
+        (folder / "result.json").write_text(json.dumps({"epochs": 1, "best_epoch": 1, "best_loss": 0.5,
+                                                        "test": {"best_name": "low"}}))
         pd.DataFrame(rows).to_parquet(folder / ("voxels.parquet" if task == "ridge" else "rsa.parquet"))
         return open_layers(StoredXP(folder, tmp_path))
     return write
@@ -112,7 +113,7 @@ def test_similarity_is_read_on_the_test_sounds(make, regions):
     assert one.position.tolist() == [1, 0]
     np.testing.assert_allclose(one.layer_scores(), [[0.8, 0.7], [0.7, 0.5]])
     table = network_table([one]).iloc[0]
-    assert table["score"] == pytest.approx(0.4) and table["position"] == 0.5 and table["metric"] == "similarity"
+    assert table["score"] == pytest.approx(0.4) and table["median_position"] == 0.5 and table["metric"] == "similarity"
 
 
 def test_networks_of_the_same_people(make):
@@ -123,4 +124,4 @@ def test_networks_of_the_same_people(make):
     np.testing.assert_allclose(table["score"], [0.35, 0.65])
     # ±.1 about the mean of a, ±.2 about that of b: a deviation of .05 over √1
     np.testing.assert_allclose(table["sem"], 0.05)
-    assert table["layer"].tolist() == ["low", "low"] and table["n_subjects"].tolist() == [2, 2]
+    assert table["most_chosen"].tolist() == ["low", "low"] and table["n_subjects"].tolist() == [2, 2]

@@ -36,10 +36,10 @@ class Audit:
 
     table: pd.DataFrame
 
-    def check(self, strict_text: bool = False, shared_subjects: bool = True) -> None:
+    def check(self, strict_text: bool = False, shared_subjects: bool = True, warn: bool = True) -> None:
         """Raises `LeakError` on any shared second, on shared subjects unless allowed, on texts if `strict_text`.
 
-        Repeated text is else only warned of.
+        Repeated text is else only warned of, if `warn`.
         """
         leak = self.table[(self.table["brain_s"] > 0) | (self.table["stimulus_s"] > 0)]
         if len(leak):
@@ -54,8 +54,9 @@ class Audit:
                                 for row in repeated.itertuples())
             if strict_text:
                 raise LeakError(f"{message}: dset.strict_text=true forbids it")
-            logger.warning("repeated text: %s. Other recordings of the same words; dset.strict_text=true forbids it",
-                           message)
+            if warn:
+                logger.warning("repeated text: %s. Other recordings of the same words; dset.strict_text=true forbids "
+                               "it", message)
 
 
 def sentences_heard(segments: pd.DataFrame, events: Sequence[pd.DataFrame]) -> dict[str, set[str]]:

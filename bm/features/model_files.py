@@ -61,6 +61,19 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a model's settings and all its weights are there (of several files, all that their index names)."""
+    weights = {path.name for path in weight_files(folder)}
+    named = {file for index in folder.glob("*.index.json") if index.name.startswith(tuple(_stems(weights)))
+             for file in json.loads(index.read_text())["weight_map"].values()}
+    return (folder / "config.json").is_file() and bool(weights) and named <= weights
+
+
+def _stems(names: set[str]) -> set[str]:
+    """`model` of `model-00001-of-00002.safetensors`."""
+    return {name.partition(".")[0].partition("-")[0] for name in names}
+
+
 def files_identity(folder: Path, weights: bool = True) -> dict[str, str]:
     """File name → SHA-256 of all that decides what the model computes (read once per process: about a second a GB).
 

@@ -25,8 +25,10 @@ def identify(estimates: Sequence[Any], truths: Sequence[Any], stimuli: Sequence[
              ks: Sequence[int] = (1, 5, 10)) -> Identified:
     """Ranks the own stimulus segment of each reconstructed one among those of all stimuli, each a candidate once.
 
-    The score is the mean over features of Pearson's correlation over the segment (0 for a feature that is constant
-    there), as in O'Sullivan et al. 2015, doi:10.1093/cercor/bht355, for attended speech.
+    The score is that of decoders (`bm.losses.ClipLoss`) on features each centred and of norm 1 over the segment: Σ r /
+    √n, with r Pearson's correlation of each feature with the candidate (0 for one that is constant in either) and n the
+    number of features that vary in the candidate. Where all features vary in all candidates they are ranked by mean r,
+    as in O'Sullivan et al. 2015, doi:10.1093/cercor/bht355, for attended speech.
 
     Args:
         estimates, truths: `(T, F)` per trial.

@@ -68,11 +68,15 @@ def within_subject_sem(values: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_below(one: np.ndarray, other: np.ndarray, n: int = 10_000, seed: int = 0) -> float:
-    """One-sided p that `one` is better than `other` on average: how often the mean of `other`, subjects resampled, is
-    above the mean of `one`."""
+    """How often the mean of `other`, subjects resampled, is above the mean of `one`, (1 + k) / (n + 1): the one-sided p
+    of Tuckute, Feather et al. 2023.
+
+    It is no valid p of paired people: only `other` varies, and a level that a person has in both counts as noise. See
+    `bm.metrics.compare.signed_rank`.
+    """
     rng = np.random.default_rng(seed)
     means = np.asarray(other)[rng.integers(0, len(other), (n, len(other)))].mean(1)
-    return float((means > np.mean(one)).mean())
+    return float((1 + (means > np.mean(one)).sum()) / (n + 1))
 
 
 def permutation_below(one: np.ndarray, other: np.ndarray, n: int = 10_000, seed: int = 0) -> float:

@@ -78,8 +78,8 @@ def _crossnobis(x: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
 
 def estimate_noise(x: np.ndarray, kind: Noise = "diagonal") -> np.ndarray:
     """What repetitions `(n, units, repetitions)` of stimuli differ by: variances `(units,)`, infinite where there is
-    none so that the unit does not count; or their covariance `(units, units)`, shrunk towards a multiple of the
-    identity as far as the number of samples, n · (repetitions − 1), asks for (Ledoit & Wolf 2004).
+    none (to within rounding) so that the unit does not count; or their covariance `(units, units)`, shrunk towards a
+    multiple of the identity as far as the number of samples, n · (repetitions − 1), asks for (Ledoit & Wolf 2004).
 
     Raises:
         ValueError: fewer than two repetitions, or another kind.
@@ -95,7 +95,7 @@ def estimate_noise(x: np.ndarray, kind: Noise = "diagonal") -> np.ndarray:
     samples = np.moveaxis(x @ helmert(x.shape[2]).T, 2, 1).reshape(-1, x.shape[1])
     if kind == "diagonal":
         variance = (samples ** 2).mean(0)
-        return np.where(variance > 0, variance, np.inf)
+        return np.where(variance > 1e-14 * (x ** 2).mean((0, 2)), variance, np.inf)  # beyond what rounding makes
     from sklearn.covariance import ledoit_wolf
     return ledoit_wolf(samples, assume_centered=True)[0]
 

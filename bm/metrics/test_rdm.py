@@ -167,3 +167,16 @@ def test_errors_say_what_to_do(x, kind, message):
         compare(np.eye(4), np.eye(4), "cosine")
     with pytest.raises(ValueError, match="two subjects"):
         noise_ceiling(np.eye(4)[None])
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1234.567])
+def test_a_constant_unit_does_not_count(constant):
+    """Its variance is what rounding makes, which must not be divided by."""
+    x = np.random.default_rng(0).standard_normal((20, 5, 3))
+    x[:, 2] = constant
+    noise = estimate_noise(x)
+    assert np.isinf(noise).tolist() == [False, False, True, False, False]
+    rest = np.delete(x, 2, 1)
+    np.testing.assert_allclose(rdm(x, "crossnobis", noise) * 5, rdm(rest, "crossnobis", estimate_noise(rest)) * 4)
+    small = estimate_noise(1e-9 * np.random.default_rng(0).standard_normal((20, 5, 3)))
+    assert np.isfinite(small).all()

@@ -65,10 +65,14 @@ def one_recording(recording: Recording, sounds: list[str], windows: Sequence[Spa
     which a sound comes again.
 
     Raises:
-        ValueError: a sound that is heard more often than others or not at all, or a span outside the signal.
+        ValueError: sounds without a name, one that is heard more often than others or not at all, or a span outside
+            the signal.
     """
     signal, events = recording.signal(), recording.events()
     events = events[events["kind"] == "sound"].reset_index(drop=True)
+    if "stimulus_id" not in events:
+        raise ValueError(f"{recording.name}: its sounds have no stimulus_id: it is a long recording, of stories or "
+                         "sentences, not of sounds that each subject hears whole. Use encoding.items=word (or phoneme)")
     names = events["stimulus_id"].astype(str)
     again = events["repetition"] if "repetition" in events else names.groupby(names).cumcount()
     counts = names.value_counts()
@@ -86,8 +90,16 @@ def one_recording(recording: Recording, sounds: list[str], windows: Sequence[Spa
         rows = np.stack([_means(recording, signal, start, duration, windows) for start, duration in
                          zip(events["start"], events["duration"], strict=True)])
     place = {name: i for i, name in enumerate(sounds)}
-    out = np.empty((len(sounds), rows.shape[1], int(again.max()) + 1))
-    out[names.map(place).to_numpy(), :, again.to_numpy()] = rows
+    n_times = int(counts.iloc[0])
+    heard = np.zeros((len(sounds), n_times), bool)
+    at, again = names.map(place).to_numpy(), again.to_numpy(int)
+    heard[at[(again >= 0) & (again < n_times)], again[(again >= 0) & (again < n_times)]] = True
+    if not heard.all():
+        raise ValueError(f"{recording.name}: the column repetition has {sorted(set(again.tolist()))[:6]} for "
+                         f"{sounds[int(np.flatnonzero(~heard.all(1))[0])]} and others, each heard {n_times} times: "
+                         f"expected 0 to {n_times - 1} once per sound")
+    out = np.full((len(sounds), rows.shape[1], n_times), np.nan)
+    out[at, :, again] = rows
     return out
 
 
@@ -242,7 +254,7 @@ class LayerSolver(Solver):
         table = pd.concat([pd.DataFrame({"source": self.layers, "dimensionality": layers}),
                            brain.assign(source="responses")], ignore_index=True)
         table.to_csv(self.folder / "dimensionality.csv", index=False)
-        means = brain.groupby("region", sort=False)["dimensionality"].mean()
+        means = brain.groupby("region", sort=False)["dimensionality"].mean().dropna()
         logger.info("effective dimensionality of responses, mean over people: %s",
                     ", ".join(f"{region} {value:.1f}" for region, value in means.items()))
         return {"dimensionality": layers, "responses_dimensionality": means.to_dict()}

@@ -8,6 +8,8 @@ from bm.metrics.rdm import effective_dimensionality
 
 #: instead of a region: all of a person's voxels
 WHOLE = "all"
+#: voxels of a person that a region has at least: correlations over fewer are coarse, over two they are 1 or −1
+LEAST_VOXELS = 5
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,13 @@ def groups_of(voxels: pd.DataFrame, least: int) -> tuple[list[Group], list[str]]
 
     Args:
         voxels: a row per target with `subject`, `region` ("" where unknown) and perhaps `latency`.
+
+    Raises:
+        ValueError: a region is named as all of them are.
     """
+    if (voxels["region"].astype(str) == WHOLE).any():
+        raise ValueError(f"a region of {voxels.loc[voxels['region'] == WHOLE, 'subject'].iloc[0]} is named {WHOLE!r}, "
+                         "which means all of a person's voxels: rename it in the study's channels")
     subjects = list(dict.fromkeys(voxels["subject"]))
     times: list[float | None] = [*dict.fromkeys(voxels["latency"])] if "latency" in voxels else [None]
     out, small = [], []
@@ -46,22 +54,26 @@ def groups_of(voxels: pd.DataFrame, least: int) -> tuple[list[Group], list[str]]
     return out, small
 
 
+def scale_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over rows, infinite where it is what rounding makes of a constant column."""
+    mean, spread = x.mean(0), x.std(0)
+    return mean, np.where(spread > 1e-7 * np.abs(mean), spread, np.inf)
+
+
 def response_dimensionality(values: np.ndarray, voxels: pd.DataFrame, standardise: bool) -> pd.DataFrame:
     """Effective dimensionality of the responses `(sounds, targets, repetitions)` of each person and region.
 
     Of means over repetitions; voxels about their mean over sounds, and with `standardise` of variance 1, as layers are.
 
     Returns:
-        Columns `subject`, `region`, `n_units`, `dimensionality` (and `latency`).
+        Columns `subject`, `region`, `n_units`, `dimensionality` (and `latency`); NaN for fewer than `LEAST_VOXELS`.
     """
     rows = []
     for group in groups_of(voxels, 2)[0]:
         y = values[:, group.columns].mean(2, dtype=np.float64)
-        y = y - y.mean(0)
-        if standardise:
-            spread = y.std(0)
-            y /= np.where(spread > 0, spread, np.inf)
+        center, scale = scale_of(y)
+        y = (y - center) / scale if standardise else y - center
         rows.append({"subject": group.subject, "region": group.region, "n_units": len(group.columns),
-                     "dimensionality": effective_dimensionality(y)}
+                     "dimensionality": effective_dimensionality(y) if y.shape[1] >= LEAST_VOXELS else np.nan}
                     | ({} if group.latency is None else {"latency": group.latency}))
     return pd.DataFrame(rows)

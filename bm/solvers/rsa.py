@@ -19,14 +19,14 @@ from bm.metrics.rdm import (
 )
 from bm.solvers.base import Metrics
 from bm.solvers.layers import LayerSolver
-from bm.solvers.regions import WHOLE, Group, groups_of
+from bm.solvers.regions import LEAST_VOXELS, WHOLE, Group, groups_of, scale_of
 
 logger = logging.getLogger(__name__)
 
-#: voxels of a person that a region has at least: correlations over fewer are coarse, over two they are 1 or −1
-LEAST_VOXELS = 5
 #: instead of a layer: the units of all of them side by side (`encoding.concatenated`)
 CONCATENATED = "all layers"
+#: beside the matrices of words or phonemes: 1 where a pair counts
+COUNTED = "pairs that count"
 #: of all matrices of words or phonemes together; what is made of them takes about three times as much
 MAX_BYTES = 2e9
 
@@ -45,8 +45,9 @@ class RSASolver(LayerSolver):
     by its mean similarity over people; under every relabelling of the sounds it is compared with what is then the best.
 
     Written to the XP's folder: `rsa.parquet`, a row per person, region, layer and split; `rdms.safetensors`, of all
-    sounds, with the mean over people of each region; `regions.csv`, similarity and best layer of each region;
-    `channels.csv` and `stimuli.csv`. With `encoding.latencies` there is a matrix, and a row, for each latency too.
+    sounds, with the mean over people of each region, and of words and phonemes which pairs count (`COUNTED`);
+    `regions.csv`, similarity and best layer of each region; `channels.csv` and `stimuli.csv`. With
+    `encoding.latencies` there is a matrix, and a row, for each latency too.
 
     Of words and phonemes no pair counts whose responses overlap or that are of one group (block of the stimulus): to
     the brain and to the network alike they would be similar because they are near each other. There is no p, since
@@ -76,7 +77,7 @@ class RSASolver(LayerSolver):
         scores = np.stack(found)  # sides, groups, layers (and all layers)
         n, people = len(self.layers), self._rows(WHOLE)
         p = float("nan") if apart is not None else permutation_p(nets[:n], brains[people], how=cfg.comparison)[1]
-        self._write(scores, brains, nets)
+        self._write(scores, brains, nets, apart)
         train_scores, test_scores = scores[:-1:2, :, :n], scores[1:-1:2]
         chosen = np.take_along_axis(test_scores, train_scores.argmax(2)[..., None], 2)[..., 0]  # splits, groups
         chosen, test_scores = np.median(chosen, 0), np.median(test_scores, 0)
@@ -93,6 +94,9 @@ class RSASolver(LayerSolver):
     def groups(self) -> list[Group]:
         """Each person's voxels, and those in each region, at each latency."""
         groups, small = groups_of(self.data.voxels, LEAST_VOXELS)
+        if single := sorted({group.subject for group in groups if len(group.columns) < 2}):
+            raise ValueError(f"task.type=rsa compares patterns over voxels (channels): {', '.join(single)} has one; "
+                             "leave these recordings out, or use task.type=ridge")
         if small:
             logger.warning("regions of fewer than %d voxels are left out: %s", LEAST_VOXELS, "; ".join(small))
         return groups
@@ -141,13 +145,13 @@ class RSASolver(LayerSolver):
             return self.matrix(y.mean(2), train, rows)
         if self.cfg.encoding.standardise:
             mean = y.mean(2)[train]
-            spread = mean.std(0)
-            y = (y - mean.mean(0)[None, :, None]) / np.where(spread > 0, spread, 1)[None, :, None]
+            center, scale = scale_of(mean)
+            y = (y - center[:, None]) / scale[:, None]
         kind = self.cfg.encoding.noise
         return rdm(y[rows], "crossnobis", None if kind is None else estimate_noise(y[train], kind))
 
-    def _write(self, scores: np.ndarray, brains: np.ndarray, nets: np.ndarray) -> None:
-        """Of `scores` `(sides, groups, layers)` a table; of all sounds the matrices."""
+    def _write(self, scores: np.ndarray, brains: np.ndarray, nets: np.ndarray, apart: np.ndarray | None) -> None:
+        """Of `scores` `(sides, groups, layers)` a table; of all sounds the matrices, and which pairs count."""
         from safetensors.numpy import save_file
         sides = [(split, side) for split in range(len(scores) // 2) for side in ("train", "test")] + [(-1, "all")]
         names = [*self.layers, CONCATENATED][:len(nets)]
@@ -161,6 +165,8 @@ class RSASolver(LayerSolver):
         matrices |= {f"mean over subjects, {latency:g} s": own.mean(0)
                      for latency, own in zip(self.latencies, whole, strict=False)}
         matrices |= {f"region {name}": brains[self._rows(name)].mean(0) for name in self.regions[1:]}
+        if apart is not None:
+            matrices[COUNTED] = apart.astype(np.uint8)
         save_file({name: np.ascontiguousarray(matrix) for name, matrix in matrices.items()}
                   | {"mean over subjects": whole.mean((0, 1))}, self.folder / "rdms.safetensors")
 
@@ -175,12 +181,13 @@ class RSASolver(LayerSolver):
         rows = []
         for region in self.regions:
             whole = self._of("all", region).mean(0)[:, :len(self.layers)]  # people, layers
-            score = self._of("chosen", region).mean(0)
+            score, known = self._of("chosen", region).mean(0), whole.max(1) > 0  # else no layer is the best
             low, high = self.result["ceilings"].get(region, (np.nan, np.nan))
             size = sum(len(group.columns) for group in self.groups[self._rows(region)]) // max(len(self.latencies), 1)
             rows.append({"region": region, "n_voxels": size, "n_subjects": len(score),
-                         "layer": self.layers[int(whole.mean(0).argmax())],
-                         "position": float((whole.argmax(1) / max(len(self.layers) - 1, 1)).mean()),
+                         "layer": self.layers[int(whole.mean(0).argmax())] if whole.mean(0).max() > 0 else "",
+                         "position": float((whole.argmax(1) / max(len(self.layers) - 1, 1))[known].mean())
+                         if known.any() else np.nan,
                          "score": float(score.mean()), "ceiling_low": low, "ceiling_high": high})
         return pd.DataFrame(rows)
 
@@ -209,8 +216,8 @@ class RSASolver(LayerSolver):
                     "layers_sem": dict(zip(self.layers, within_subject_sem(test).tolist(), strict=True))}
         if self.latencies:
             out["latencies"] = {f"{latency:g}": {
-                "best_name": self.layers[int(t.mean(0).argmax())], "similarity": float(t.mean(0).max()),
-                "independent": float(c.mean())}
+                "best_name": self.layers[int(t.mean(0).argmax())] if t.mean(0).max() > 0 else "–",
+                "similarity": float(t.mean(0).max()), "independent": float(c.mean())}
                 for latency, t, c in zip(self.latencies, each_test[..., :n], each_chosen, strict=True)}
         logger.info("similarity %.4f with the layer chosen on other sounds; ceiling %s; on all sounds %s is the best, "
                     "p %.4f\n%s", out["similarity"], " to ".join(f"{c:.4f}" for c in ceiling) or "unknown",
@@ -221,5 +228,5 @@ class RSASolver(LayerSolver):
 def _scaled(x: np.ndarray, train: np.ndarray) -> np.ndarray:
     """z-scores by the train sounds; units that do not vary there are 0."""
     x = np.asarray(x, dtype=np.float64)
-    mean, spread = x[train].mean(0), x[train].std(0)
-    return (x - mean) / np.where(spread > 1e-7 * np.abs(mean), spread, np.inf)
+    center, scale = scale_of(x[train])
+    return (x - center) / scale

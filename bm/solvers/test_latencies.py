@@ -1,6 +1,8 @@
 """Layers × latencies: responses that follow another layer in each window are given back to it."""
 import json
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,8 +10,10 @@ import pytest
 import scipy.io
 from safetensors.numpy import load_file
 
+from bm.metrics.layers import best_layer
 from bm.schema_parts import Latencies
 from bm.solvers.test_layers import run
+from bm.solvers.voxelwise import VoxelwiseSolver
 from bm.studies.base import Signal
 from bm.studies.natsounds import NatSounds, NatSoundsRecording
 from bm.studies.natsounds.study import _channels
@@ -110,3 +114,17 @@ def test_wrong_windows(tmp_path, planted):
 def test_windows():
     assert np.allclose(Latencies(start=0, stop=0.3, step=0.1, width=0.1).windows(), [(0, 0.1), (0.1, 0.2), (0.2, 0.3)])
     assert Latencies(start=-0.1, stop=0.05, step=0.1, width=0.1).windows() == [(-0.1, 0.0)]
+
+
+def test_a_layer_that_predicts_nothing_is_not_the_best():
+    """Layer b alone predicts anything, and nothing at the second latency; region B counts as not predicted."""
+    voxels = pd.DataFrame({"subject": "s", "voxel": ["v", "v", "w", "w"], "region": ["A", "A", "B", "B"]})
+    stub: Any = SimpleNamespace(layers=["a", "b"], latencies=[0.1, 0.3], data=SimpleNamespace(voxels=voxels))
+    r = np.zeros((2, 4, 4))
+    r[1, 0], r[1, 2] = 0.5, 0.1
+    best = best_layer(r)
+    found = VoxelwiseSolver._by_latency(stub, r, best)["latencies"]
+    assert [one["best_name"] for one in found.values()] == ["b", "–"]
+    table = VoxelwiseSolver.regions(stub, best.layer, best.score, np.array([True, False, False, False]))
+    assert table["layer"].tolist() == ["b", "b", ""] and table["position"].tolist()[:2] == [1, 1]
+    assert np.isnan(table["position"][2])

@@ -9,7 +9,8 @@ from bm.config import ConfigError
 from bm.linear.voxelwise import random_splits
 from bm.metrics.rdm import estimate_noise
 from bm.solvers.layers import Responses
-from bm.solvers.rsa import CONCATENATED, LEAST_VOXELS
+from bm.solvers.regions import LEAST_VOXELS, groups_of, response_dimensionality
+from bm.solvers.rsa import CONCATENATED
 from bm.solvers.test_layers import run
 
 N, N_SPLITS, LAYERS = 26, 3, ("first", "second", "third")
@@ -152,3 +153,33 @@ def test_crossnobis_divides_by_the_noise_of_train_sounds(tmp_path, kind):
     assert found[2, 5] == pytest.approx(np.mean([d[:, k] @ inverse @ d[:, m] / 9 for k, m in pairs]))
     with pytest.raises((ConfigError, ValueError), match="divides the distances of rdm=crossnobis"):
         planted(tmp_path, f"encoding.noise={kind}")
+
+
+@pytest.mark.parametrize("standardise", ["true", "false"])
+def test_crossnobis_with_a_constant_voxel(tmp_path, standardise):
+    """A dead voxel changes nothing but the number of voxels that distances are divided by."""
+    solver, _, _, values, _ = planted(tmp_path, "encoding.rdm=crossnobis", "encoding.noise=diagonal",
+                                      f"encoding.standardise={standardise}")
+    train, test = random_splits(N, N // 2, 1)[0]
+    y = values[:, :9].copy()
+    y[:, 3] = 0.1
+    expected = solver.brain(np.delete(y, 3, 1), train, test)
+    np.testing.assert_allclose(solver.brain(y, train, test) * 9 / 8, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_people_and_regions_of_few_voxels(tmp_path):
+    solver, _, _, _, table = planted(tmp_path)
+    solver.data.voxels["subject"] = ["p9", *table["subject"][1:]]
+    with pytest.raises(ValueError, match="p9 has one; leave these recordings out"):
+        solver.compare()
+    y = np.random.default_rng(0).standard_normal((N, 14, 2))
+    y[:, 6] = 0.1
+    voxels = pd.DataFrame({"subject": ["a"] * 10 + ["b"] * 4, "region": ["x"] * 7 + ["y"] * 7})
+    found = response_dimensionality(y, voxels, True).set_index(["region", "subject"])["dimensionality"]
+    assert found.isna().to_dict() == {("all", "a"): False, ("all", "b"): True, ("x", "a"): False, ("y", "a"): True,
+                                      ("y", "b"): True}
+    assert found["x", "a"] == pytest.approx(response_dimensionality(
+        y * (np.arange(14) != 6)[:, None], voxels, True)["dimensionality"][2])
+    assert found["x", "a"] > 3
+    with pytest.raises(ValueError, match="a region of b is named 'all'"):
+        groups_of(voxels.assign(region=["x"] * 13 + ["all"]), 5)

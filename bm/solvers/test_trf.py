@@ -242,6 +242,21 @@ def test_the_sound_from_the_brain(trained):
     assert np.abs(pattern).max() > 0.1
 
 
+def test_one_audit_counts(root, caplog):
+    """That of the trials, in whose blocks the test segments of decoding lie."""
+    one = solver(root, "audited", *XPS["segments"])
+    with caplog.at_level("INFO"):
+        one.build()
+    assert sum("leak audit" in record.getMessage() for record in caplog.records) == 1
+    pd.testing.assert_frame_equal(pd.read_csv(one.folder / "audit.csv")[["a", "b", "brain_s"]],
+                                  one.responses.audit.table[["a", "b", "brain_s"]], check_dtype=False)
+    data, sample = one.segments.data, 1 / one.responses.rate
+    blocks = data.blocks[data.blocks["split"] == "test"]
+    for segment in data.segments[data.segments["split"] == "test"].itertuples():
+        own = blocks[blocks["recording"] == segment.recording]
+        assert ((own["start"] <= segment.start + 1e-6) & (segment.stop <= own["stop"] + sample)).any()
+
+
 def test_segments_are_reconstructed_from_their_own_windows(trained):
     """As by the function itself, from the rows of a trial that lie in a segment."""
     one, _ = trained["segments"]

@@ -11,6 +11,7 @@ import pytest
 import scipy.io
 import soundfile
 from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
 
 from bm.analysis.layers import open_layers
 from bm.analysis.report.layers import layers as section
@@ -18,6 +19,7 @@ from bm.analysis.xp import StoredXP
 from bm.config import ConfigError, check_config, to_plain
 from bm.conftest import channels_table
 from bm.features.test_speech import make
+from bm.solvers.rsa import COUNTED
 from bm.solvers.test_layers import run
 from bm.studies.base import STUDIES, Recording, Signal, Study
 from bm.test_config import CONF
@@ -183,6 +185,7 @@ def test_similarity(tmp_path, study, monkeypatch):
     assert late["similarity"] > 0.1 > early["similarity"] and "p" not in metrics and metrics["n_items"] == 400
     assert metrics["ceiling_low"] < metrics["ceiling_high"]
     assert len(pd.read_parquet(folder / "rsa.parquet")) == (2 * 2 + 1) * 2 * 2 * 5
+    np.testing.assert_array_equal(load_file(folder / "rdms.safetensors")[COUNTED], solver.data.items.apart())
     monkeypatch.setattr("bm.solvers.rsa.MAX_BYTES", 1e6)
     with pytest.raises(ValueError, match="matrices of 400 × 400 words, 0.0 GB for 4 latencies.*task.type=ridge"):
         run(tmp_path / "xp", *few, f"cache={tmp_path / 'cache'}")[0].run()

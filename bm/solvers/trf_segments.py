@@ -25,8 +25,9 @@ class TrfSegments(DecodeSolver):
 
     Segments, their ids, candidates, metrics and files are the decoder's, so that both stand in one table. A segment is
     reconstructed from its own window of its own recording (lags reach into zeros at its ends, responses are not
-    averaged over repeats), and its score with a candidate is the mean over columns of features of Pearson's
-    correlation. A channel that is bad in the recording has its train mean. It is not trained by itself.
+    averaged over repeats). Candidates are ranked by the decoder's score, of columns of features that are each centred
+    and of norm 1: the sum of their correlations over the root of how many vary in the candidate (`identify`). A channel
+    that is bad in the recording has its train mean. It is not trained by itself.
 
     Raises:
         ValueError: features that are classes, responses with an offset, or what `data.assemble` raises.
@@ -35,7 +36,8 @@ class TrfSegments(DecodeSolver):
     def __init__(self, solver: "TrfSolver") -> None:
         super().__init__(solver.cfg, solver.folder, solver.root, solver.link)
         self.trf, self.best_state = solver, {}
-        self.data = assemble(self.cfg, self.root)
+        # the audit that counts is that of the trials, of which these segments are parts
+        self.data = assemble(self.cfg, self.root, tell_audit=False)
         if offset := self.cfg.encode.offset_ms:
             raise ValueError(f"trf.candidates=segments: lags are learned, encode.offset_ms={offset:g} has no use")
         classes = [feature.name for feature in self.data.spec.features if feature.n_classes]

@@ -89,17 +89,21 @@ class VoxelwiseSolver(LayerSolver):
         best, best_r = best_layer(r2, compat=compat), best_layer(r, compat=compat)
         subjects = voxels["subject"].to_numpy()
         names, per_subject = by_subject(best.score, subjects)
-        regions = self.regions(best.layer, best.score)
+        known = _medians(r2).max(0) > 0  # else no layer predicts the voxel, and none is its best
+        regions = self.regions(best.layer, best.score, known)
         regions.to_csv(self.folder / "regions.csv", index=False)
         overall = int(np.median(_medians(r), -1).argmax())
-        position = best.position(len(r))
-        logger.info("best layer %s; over voxels, each with its own: median r %.4f\n%s", self.layers[overall],
-                    np.median(best_r.score.mean(0)), regions.to_string(index=False))
+        position = best.position(len(r))[known]
+        named = {"layer": "most chosen", "position": "median position", "score": self.score_name}
+        logger.info("best layer by median r: %s; over voxels, each with its own: median r %.4f\n%s",
+                    self.layers[overall] if np.median(_medians(r[overall])) > 0 else "none is above 0",
+                    np.median(best_r.score.mean(0)), regions.rename(columns=named).to_string(index=False, na_rep="–"))
         return {
             "r": float(np.median(_medians(r[overall]))), "r2": float(np.median(_medians(r2[overall]))),
             "best_layer": overall, "best_name": self.layers[overall],
             "independent_r": float(np.median(best_r.score.mean(0))), "independent_r2": float(per_subject.mean()),
-            "position": float(np.median(position)), "n_voxels": r.shape[1] // max(len(self.latencies), 1),
+            "position": float(np.median(position)) if known.any() else float("nan"),
+            "n_voxels": r.shape[1] // max(len(self.latencies), 1),
             "n_layers": len(r),
             "n_subjects": len(names), **self.item_counts(),
             "layers_r": dict(zip(self.layers, np.median(_medians(r), -1).tolist(), strict=True)),
@@ -115,28 +119,36 @@ class VoxelwiseSolver(LayerSolver):
             return {}
         layered = np.median(_medians(r).reshape(len(r), -1, len(self.latencies)), 1)
         own = np.median(best.score.mean(0).reshape(-1, len(self.latencies)), 0)
-        table = pd.DataFrame({"latency": self.latencies, "best_name": [self.layers[k] for k in layered.argmax(0)],
-                              "r": layered.max(0), "independent_r": own})
+        names = [self.layers[values.argmax()] if values.max() > 0 else "–" for values in layered.T]
+        table = pd.DataFrame({"latency": self.latencies, "best_name": names, "r": layered.max(0), "independent_r": own})
         logger.info("by latency (s)\n%s", table.round(4).to_string(index=False))
         return {"latencies": {f"{row['latency']:g}": {name: row[name] for name in ("best_name", "r", "independent_r")}
                               for row in table.to_dict("records")}}
 
-    def regions(self, layer: np.ndarray, score: np.ndarray) -> pd.DataFrame:
+    @property
+    def score_name(self) -> str:
+        """What layers are chosen by (`Voxelwise.best_r2`)."""
+        return "R²" if self.data.values.shape[2] == 1 else "corrected R²"
+
+    def regions(self, layer: np.ndarray, score: np.ndarray, known: np.ndarray) -> pd.DataFrame:
         """Of each region: the layer most of its voxels choose, the relative position (0 first, 1 last) and the score.
 
-        Medians over voxels of a subject, means over subjects and iterations.
+        Medians over voxels of a subject, means over subjects and iterations; layer and position of those voxels that
+        any layer predicts (`known`), empty where there are none.
         """
         voxels, rows, n_latencies = self.data.voxels, [], max(len(self.latencies), 1)
         for region in ["", *sorted(set(voxels["region"]) - {""})]:
             own = np.ones(len(voxels), bool) if region == "" else (voxels["region"] == region).to_numpy()
             subjects = voxels["subject"].to_numpy()[own]
-            position = layer[:, own] / max(len(self.layers) - 1, 1)
-            names, positions = by_subject(position, subjects)
+            names, there = np.unique(subjects), own & known
+            position = layer[:, there] / max(len(self.layers) - 1, 1)
+            mean = by_subject(position, voxels["subject"].to_numpy()[there])[1].mean() if there.any() else np.nan
+            most = self.layers[int(np.bincount(layer[:, there].ravel(), minlength=1).argmax())]
             values = by_subject(score[:, own], subjects)[1].mean(0)
             sem = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
             rows.append({"region": region or "all", "n_voxels": int(own.sum()) // n_latencies, "n_subjects": len(names),
-                         "layer": self.layers[int(np.bincount(layer[:, own].ravel()).argmax())],
-                         "position": float(positions.mean()), "score": float(values.mean()), "sem": float(sem)})
+                         "layer": most if there.any() else "",
+                         "position": float(mean), "score": float(values.mean()), "sem": float(sem)})
         return pd.DataFrame(rows)
 
 

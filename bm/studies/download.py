@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import zipfile
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -110,7 +110,7 @@ class Manifest:
         """From a JSON file: `study`, `page` and `sources`, each with a `folder`, its mirrors `urls` (what stands before
         the file's name) and `files`: name → `size`, `sha256`, `aliases`, all optional."""
         data = json.loads(path.read_text())
-        files = [RemoteFile(f"{source['folder']}/{name}", tuple(url + quote(name) for url in source["urls"]),
+        files = [RemoteFile(f"{source['folder']}/{name}", tuple(join_url(url, name) for url in source["urls"]),
                             about.get("size"), about.get("sha256"), tuple(about.get("aliases", ())))
                  for source in data["sources"] for name, about in source["files"].items()]
         return cls(data["study"], data["page"], tuple(files))
@@ -152,11 +152,8 @@ class Manifest:
         there = self.locate(folder)
         missing = [file for file in self.files if file.path not in there]
         lines = [f"{human(file.size):>9}  {file.path}  {' or '.join(file.urls)}" for file in missing]
-        total = human(sum(file.size or 0 for file in missing))
-        unknown = sum(file.size is None for file in missing)
-        more = f" and {unknown} of unknown size" if unknown else ""
         return "\n".join([*lines, f"study {self.study}: {len(missing)} of {len(self.files)} files are missing in "
-                                  f"{folder}: {total}{more} to download"])
+                                  f"{folder}: {total_size(missing)} to download"])
 
     def fetch(self, folder: Path) -> dict[str, Path]:
         """Where each file is, after downloading what is missing. Many processes may call this at once.
@@ -186,8 +183,9 @@ class Manifest:
 
     def _download(self, missing: list[RemoteFile], folder: Path) -> None:
         if missing:
-            logger.info("study %s: downloading %d files, %s, into %s", self.study, len(missing),
-                        human(sum(file.size or 0 for file in missing)), folder)
+            logger.info("study %s: downloading %s, %s, into %s", self.study,
+                        f"{len(missing)} files" if len(missing) > 1 else missing[0].path,
+                        total_size(missing), folder)
         sizes = [file.size for file in missing]
         total = sum(size or 0 for size in sizes) if None not in sizes else None
         with with_progress(None, self.study, total, unit="B") as bar:
@@ -374,6 +372,24 @@ def _unpack(archive: Path, folder: Path) -> None:
             opened.extractall(folder, **options)
     else:
         raise ValueError(f"{archive}: expected a zip or tar archive")
+
+
+def join_url(base: str, name: str) -> str:
+    """The address of a file below `base`, with one slash between; a base that ends in a query takes the name as it is.
+
+    >>> join_url("https://a.org/data/", "b c.txt"), join_url("https://a.org/data", "b.txt")
+    ('https://a.org/data/b%20c.txt', 'https://a.org/data/b.txt')
+    """
+    return base + quote(name) if "?" in base else f"{base.rstrip('/')}/{quote(name.lstrip('/'))}"
+
+
+def total_size(files: Sequence[RemoteFile]) -> str:
+    """"1.2 GB", "1.2 GB and 2 of unknown size" or "unknown size"."""
+    unknown = sum(file.size is None for file in files)
+    if files and unknown == len(files):
+        return "unknown size"
+    more = f" and {unknown} of unknown size" if unknown else ""
+    return human(sum(file.size or 0 for file in files)) + more
 
 
 def human(size: int | None) -> str:

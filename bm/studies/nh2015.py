@@ -18,7 +18,7 @@ from bm.studies.facts import Facts
 
 PAGE = "https://github.com/gretatuckute/auditory_brain_dnn"
 MANIFEST = Manifest("nh2015", PAGE, (RemoteFile(
-    "data.tar", ("https://mcdermottlab.mit.edu//tuckute_feather_2023/data.tar",)),))
+    "data.tar", ("https://mcdermottlab.mit.edu/tuckute_feather_2023/data.tar",)),))
 #: where the archive is unpacked
 UNPACKED = "published"
 RESPONSES, VOXELS, TABLE = "voxel_features_array.npy", "voxel_features_meta.npy", "df_roi_meta"

@@ -16,7 +16,18 @@ import pytest
 
 from bm import progress
 from bm.studies import download as module
-from bm.studies.download import DownloadError, Manifest, RemoteFile, download, extract, human, offline
+from bm.studies import nh2015
+from bm.studies.download import (
+    DownloadError,
+    Manifest,
+    RemoteFile,
+    download,
+    extract,
+    human,
+    join_url,
+    offline,
+    total_size,
+)
 from bm.studies.sources import fetch
 
 CONTENT = {"a.bin": bytes(range(256)) * 4000, "b.txt": b"some text\n"}
@@ -294,6 +305,16 @@ def test_extract_refuses_what_leads_out_and_what_is_damaged(tmp_path):
             extract(tmp_path / str(number), tmp_path / "in" / "to")
         assert {p.name for p in (tmp_path / "in").iterdir()} <= {".to.lock"}
     assert not list(tmp_path.glob("**/out.txt"))
+
+
+def test_addresses_and_sizes():
+    assert join_url("https://a.org/data", "b c.bin") == join_url("https://a.org/data/", "b c.bin")
+    assert join_url("https://a.org/data/", "/d/b c.bin") == "https://a.org/data/d/b%20c.bin"
+    assert join_url("https://a.org/get?name=", "b.bin") == "https://a.org/get?name=b.bin"
+    assert all("//" not in url.partition("://")[2] for file in nh2015.MANIFEST.files for url in file.urls)
+    known, unknown = RemoteFile("a", ("x",), size=2000), RemoteFile("b", ("x",))
+    assert [total_size(files) for files in ([unknown], [known], [known, unknown], [])] == [
+        "unknown size", "2.0 kB", "2.0 kB and 1 of unknown size", "0 B"]
 
 
 def test_human():

@@ -51,15 +51,16 @@ def plot_primary(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_region_similarity(matrices: dict[str, np.ndarray], how: str = "spearman") -> Figure:
+def plot_region_similarity(matrices: dict[str, np.ndarray], how: str = "spearman", pairs: np.ndarray | None = None,
+                           item: str = "sound") -> Figure:
     """Correlation of the dissimilarities of each region with those of each other.
 
-    Shape: matrices by region, `(n, n)` sounds each, means over people.
+    Shape: matrices by region, `(n, n)` sounds (`item`) each, means over people; pairs `(n, n)`: which count, None: all.
     """
     from bm.metrics.rdm import compare
     names = list(matrices)
     stack = np.stack([matrices[name] for name in names])
-    values = compare(stack, stack, "pearson" if how == "pearson" else "spearman")
+    values = compare(stack, stack, "pearson" if how == "pearson" else "spearman", pairs)
     figure = new_figure(2.6 + 0.5 * len(names), 1.8 + 0.45 * len(names))
     axes = figure.subplots()
     image = axes.imshow(values, vmin=min(0.0, float(values.min())), vmax=1, cmap="cividis")
@@ -68,7 +69,7 @@ def plot_region_similarity(matrices: dict[str, np.ndarray], how: str = "spearman
                   color="white" if values[i, j] < 0.6 else "black")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_title(f"{stack.shape[1]} sounds", fontsize=9)
+    axes.set_title(f"{stack.shape[1]} {item}s", fontsize=9)
     figure.colorbar(image, ax=axes).set_label(f"{how} correlation of dissimilarities", fontsize=8)
     return figure
 

@@ -190,14 +190,15 @@ def _within(predicted: np.ndarray, actual: np.ndarray, categories: Sequence[str]
 
 def plot_latencies(values: np.ndarray, latencies: np.ndarray, layers: Sequence[str], label: str, item: str = "sound"
                    ) -> Figure:
-    """Score of each layer at each latency; dots: the best layer of each.
+    """Score of each layer at each latency; dots: the best layer of each where its score is above 0.
 
     Shape: values `(layers, latencies)`; latencies in s, evenly spaced.
     """
     figure = new_figure(7, 1.4 + 0.28 * len(layers))
     axes = figure.subplots()
     image = axes.imshow(values, aspect="auto", origin="lower", cmap="cividis", extent=_extent(latencies, len(layers)))
-    axes.plot(latencies, values.argmax(0), "o", color="white", markeredgecolor="black", markersize=4)
+    known = values.max(0) > 0
+    axes.plot(latencies[known], values.argmax(0)[known], "o", color="white", markeredgecolor="black", markersize=4)
     axes.set_yticks(range(len(layers)), layers, fontsize=7)
     axes.set_xlabel(f"s after the {item}'s start (middle of the window); dots: best layer")
     figure.colorbar(image, ax=axes).set_label(label, fontsize=8)
@@ -208,18 +209,21 @@ def plot_channel_latencies(best: np.ndarray, latencies: np.ndarray, layers: Sequ
                            ) -> Figure:
     """Which layer is the best for each channel at each latency; channels ordered by their mean.
 
-    Shape: best `(channels, latencies)`, indices of layers.
+    Shape: best `(channels, latencies)`, indices of layers, NaN (grey) where no layer predicts anything.
     """
     figure = new_figure(7, 4)
     axes = figure.subplots()
-    shown = best[np.argsort(best.mean(1), kind="stable")]
+    known = np.isfinite(best)
+    mean = np.where(known, best, 0).sum(1) / np.maximum(known.sum(1), 1)
+    shown = best[np.argsort(np.where(known.any(1), mean, -1), kind="stable")]
     image = axes.imshow(shown, aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=max(len(layers) - 1, 1),
                         interpolation="nearest", extent=_extent(latencies, len(best)))
-    axes.set(xlabel=f"s after the {item}'s start (middle of the window)", ylabel=f"{len(best)} channels, sorted")
+    axes.set(xlabel=f"s after the {item}'s start (middle of the window)", ylabel=f"{len(best)} channels, sorted",
+             facecolor="lightgrey")
     ticks = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 8)).round().astype(int))
     bar = figure.colorbar(image, ax=axes, ticks=ticks)
     bar.ax.set_yticklabels([layers[k] for k in ticks], fontsize=7)
-    bar.set_label("best layer", fontsize=8)
+    bar.set_label("best layer" if known.all() else "best layer (grey: none above 0)", fontsize=8)
     return figure
 
 
@@ -243,7 +247,7 @@ def plot_positions(places: np.ndarray, values: np.ndarray, label: str, axis_name
 
 
 def plot_consistency(table: pd.DataFrame) -> Figure:
-    """Scores of the same networks in two groups.
+    """Scores of the same networks in two groups, with r² over those of each kind of weights.
 
     Args:
         table: rows of one pair of groups of `bm.analysis.layer_tables.consistency_table`.
@@ -251,12 +255,12 @@ def plot_consistency(table: pd.DataFrame) -> Figure:
     figure = new_figure(4.6, 3.6)
     axes = figure.subplots()
     for weights, own in table.groupby("weights", sort=False):
-        axes.plot(own["x"], own["y"], "o", color=COLOURS[str(weights)], label=str(weights))
+        r2 = own["r2"].iloc[0]
+        axes.plot(own["x"], own["y"], "o", color=COLOURS[str(weights)],
+                  label=f"{weights}, n = {len(own)}" + (f", r² = {r2:.2f}" if r2 == r2 else ""))
     for row in table.itertuples():
         axes.annotate(str(row.network), (float(row.x), float(row.y)), fontsize=6, xytext=(3, 3),
                       textcoords="offset points")
-    r2 = table["r2"].iloc[0]
-    axes.set(xlabel=table["one"].iloc[0], ylabel=table["other"].iloc[0],
-             title=f"{len(table)} XPs in each" + (f", r² = {r2:.2f}" if r2 == r2 else ""))
+    axes.set(xlabel=table["one"].iloc[0], ylabel=table["other"].iloc[0], title=f"{len(table)} XPs in each")
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -1,11 +1,11 @@
 """Spectro-temporal receptive fields: kernels of linear encoders, gradient maps of any."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from bm.analysis.plots import new_figure
+from bm.analysis.plots import GREY, new_figure
 
 #: ticks on the axis of frequency
 _TICKS = 5
@@ -13,6 +13,30 @@ _TICKS = 5
 
 def _hz(frequency: float) -> str:
     return f"{frequency / 1000:.3g}k" if frequency >= 1000 else f"{frequency:.0f}"
+
+
+def plot_courses(courses: Mapping[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[str]) -> Figure:
+    """Receptive fields of one column of features as curves over lags, a panel per unit, each over its largest value.
+
+    Args:
+        courses: encoder → lags in s `(L,)`, negative before the sound, and values `(U, L)`.
+        titles: of units.
+    """
+    figure = new_figure(1 + 2.6 * len(titles), 2.8)
+    panels = figure.subplots(1, len(titles), squeeze=False, sharex=True, sharey=True)[0]
+    for unit, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        for name, (lags, values) in courses.items():
+            largest = np.abs(values[unit]).max()
+            axes.plot(1000 * lags, values[unit] / (largest if largest > 0 else 1), marker=".", markersize=3, label=name)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.axvline(0, color=GREY, linewidth=0.8, linestyle="--")
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=7)
+    if len(courses) > 1:
+        panels[-1].legend(frameon=False, fontsize=7)
+    figure.supxlabel("response after the sound (ms)", fontsize=9)
+    figure.supylabel("weight (over the largest)", fontsize=9)
+    return figure
 
 
 def plot_strfs(maps: Any, rate: float, frequencies: Sequence[float] | None = None, titles: Sequence[str] = (),

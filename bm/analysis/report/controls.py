@@ -5,6 +5,8 @@ from bm.analysis.controls import CONTROLS, NULLS, TRAINING, control_folders, sur
 from bm.analysis.report.parts import Part, note, percent, table
 from bm.analysis.xp import StoredXP
 
+#: tasks whose estimates are always compared with candidates
+DECODING = ("decode", "linear_decode", "linear_encode")
 _MEANING = {"none": "the decoder itself", "noise_brain": "noise instead of the brain",
             "reversed_brain": "recordings backwards", "untrained": "before training",
             "other_subject": "another subject who heard the same (what people share: no null)",
@@ -13,10 +15,18 @@ _MEANING = {"none": "the decoder itself", "noise_brain": "noise instead of the b
             "random_features": "trained on features of a network with random weights (a comparison: no null)"}
 
 
+def _has_candidates(xp: StoredXP) -> bool:
+    """Whether these controls can be asked for: they compare estimates with candidates."""
+    if not (xp.folder / "config.json").exists() or xp.get("task.type") in DECODING:
+        return True
+    return (xp.get("task.type") == "trf" and xp.get("trf.direction") == "backward"
+            and xp.get("trf.candidates") == "segments")
+
+
 def controls(xp: StoredXP) -> list[Part]:
     """The controls that `scripts/run_eval_probs.py` evaluated, beside the decoder, and XPs that are controls of it."""
-    if (xp.folder / "config.json").exists() and xp.get("task.type") == "classify":
-        return []  # these controls compare estimates with candidates
+    if not _has_candidates(xp):
+        return []
     home = xp.folder.parents[1] / "eval" / "signatures"
     folders = control_folders(home / xp.sig)
     trained = training_controls(xp) if (xp.folder / "config.json").exists() else {}

@@ -19,7 +19,7 @@ from bm.analysis.encoders import (
 from bm.analysis.plots.attention_time import plot_attention
 from bm.analysis.plots.encoders import plot_encoders, plot_lags, plot_pairs, plot_responses, plot_waveform
 from bm.analysis.plots.sensors import plot_topomaps
-from bm.analysis.plots.strf import plot_strfs
+from bm.analysis.plots.strf import plot_courses, plot_strfs
 from bm.analysis.report.parts import Part, note, table
 from bm.analysis.xp import NotRestorable, StoredXP
 
@@ -125,6 +125,13 @@ def _fields(views: list[View], encoders: Sequence[Encoder], units: list[tuple[st
                and np.isfinite(view.fields).all()]
         if not own:
             parts.append(note(f"No receptive field of {features}", "A unit without a kernel is among the best."))
+            continue
+        if bands == 1:
+            courses = {view.name: (view.courses[0], view.courses[1][:, 0]) for view in own}
+            parts.append(Part(f"Receptive fields: {features}", plot_courses(courses, [name for _, name in units]),
+                              "Above 0: more of the feature, more response. A TRF's kernel at all its lags, or the "
+                              "gradient of a network's response at the mean stimulus; each divided by its largest "
+                              "absolute value, so sizes do not compare."))
             continue
         frames = min(view.fields.shape[2] for view in own)
         maps = np.stack([view.fields[:, :, -frames:] for view in own], axis=1)

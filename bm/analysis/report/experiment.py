@@ -34,6 +34,28 @@ def best_epoch(xp: StoredXP) -> int | None:
     return min(known, key=lambda i: known[i]) if known else None
 
 
+def _compared(xp: StoredXP) -> dict[str, Any]:
+    """What the brain is compared with, and by what: what the task uses alone."""
+    task, features = xp.get("task.type"), ", ".join(xp.get("dset.features", []))
+    if task in ("ridge", "rsa"):
+        own = xp.get("encoding")
+        kinds = [kind for kind in ("permuted", "random") if own.get(kind)]
+        layers = [str(name) for name in (xp.test or {}).get("dimensionality", {})]
+        return {"network": own.get("model") or own.get("activations"),
+                "weights": {(): "trained", ("permuted",): "permuted"}.get(tuple(kinds), "untrained (random)"),
+                "items": f"{own.get('items', 'sound')}s", "layers": f"{len(layers)}: {', '.join(layers)}" if layers else
+                None}
+    if task == "trf":
+        lags = [xp.get(f"trf.{end}") for end in ("tmin", "tmax")]
+        return {"features": features, "model": f"temporal response function, {xp.get('trf.direction')}",
+                "lags": None if None in lags else f"{1000 * lags[0]:g} to {1000 * lags[1]:g} ms"}
+    if task == "encode" and xp.get("model_name") == "encoder":
+        return {"features": features, "encoder": xp.get("encoder.name")}
+    if task in ("linear_decode", "linear_encode"):
+        return {"features": features, "model": "ridge regression"}
+    return {"features": features, "model": xp.get("model_name")}
+
+
 def overview(xp: StoredXP) -> list[Part]:
     """What it is, how far, and how good."""
     seconds = sum(stage.get("duration", 0.0) for epoch in xp.history for stage in epoch.values())
@@ -43,8 +65,7 @@ def overview(xp: StoredXP) -> list[Part]:
         "changes to the base config": " ".join(xp.overrides) or "none",
         "task": xp.get("task.type"),
         "studies": ", ".join(xp.get("dset.selections", [])),
-        "features": ", ".join(xp.get("dset.features", [])),
-        "model": xp.get("model_name"),
+        **_compared(xp),
         "epochs": f"{len(xp.history)}, best: {best_epoch(xp)}" if xp.history else None,
         "time of all epochs": duration(seconds) if seconds else None,
     }

@@ -14,7 +14,7 @@ from bm.analysis.layer_tables import (
     region_table,
     response_table,
 )
-from bm.analysis.layers import BASELINE, TASKS, LayersXP, groups, open_layers
+from bm.analysis.layers import BASELINE, COUNTED, TASKS, LayersXP, groups, open_layers
 from bm.analysis.plots import layer_details as details
 from bm.analysis.plots import layers as plots
 from bm.analysis.report.parts import Part, note, table
@@ -30,16 +30,18 @@ def layers(xp: StoredXP) -> list[Part]:
     if xp.get("task.type") not in TASKS or xp.result is None:
         return []
     one = open_layers(xp)
-    best = one.test["best_name"]
-    caption = (f"{one.metric} of each layer of {one.network} ({one.weights}), median over voxels and splits. Best: "
-               f"{best}. With the layer chosen on other data: {one.per_subject.mean():.3f}.")
+    over = "voxels and splits" if one.task == "ridge" else "splits, mean over people"
+    best = one.best_name or "none, as no layer is above 0"
+    caption = (f"{one.metric} of each layer of {one.network} ({one.weights}), median over {over}. Best: {best}. With "
+               f"the layer chosen on other data: {one.per_subject.mean():.3f}.")
     parts = [Part("Layers", plots.plot_curves(curve_table([one]), one.metric), caption)]
     if "latency" in one.targets:
         parts += _latencies(one)
     regions = region_table([one])
     if len(regions):
-        parts += [Part("Regions", plots.plot_regions(regions), "Position of the best layer; median over voxels, mean "
-                       "over people."), table("Best layer by region", regions.drop(columns=list(_ABOUT)).round(3))]
+        over = "median over voxels" if one.task == "ridge" else "on all sounds"
+        parts += [Part("Regions", plots.plot_regions(regions), f"Position of the best layer: {over}, mean over "
+                       "people."), table("Best layer by region", regions.drop(columns=list(_ABOUT)).round(3))]
     return parts + _matrices(one) + _components(one) + places(one) + _dimensions([one]) + _fits(one)
 
 
@@ -92,16 +94,28 @@ def _matrices(one: LayersXP) -> list[Part]:
     from safetensors.numpy import load_file
     found = load_file(path)
     names = ["mean over subjects", one.test["best_name"], *one.layers]
+    pairs = found[COUNTED] > 0 if COUNTED in found else None
     shown = {name: found[name] for name in list(dict.fromkeys(names))[:MOST]}
     regions = {name.removeprefix("region "): values for name, values in found.items() if name.startswith("region ")}
     between = []
     if len(regions) > 1:
-        between = [Part("Regions among themselves", details.plot_region_similarity(
-            regions, one.xp.get("encoding.comparison")), "Dissimilarities of each region, mean over people (and "
-                        "latencies), compared with those of each other.")]
-    return [*between, Part("Dissimilarity of sounds", plots.plot_rdms(shown, _categories(one)),
-                 "1 − correlation, sounds ordered by category; each matrix from its smallest (white) to its largest "
-                 "value. First people, then the best layer.")]
+        picture = details.plot_region_similarity(regions, one.xp.get("encoding.comparison"), pairs, one.items)
+        caption = ("Dissimilarities of each region, mean over people (and latencies), compared with those of each "
+                   "other. Noise that regions share in the same trials raises this too.")
+        near = "" if pairs is None else f" Pairs of {one.items}s that are near each other do not count."
+        between = [Part("Regions among themselves", picture, caption + near)]
+    return [*between, Part(f"Dissimilarity of {one.items}s", plots.plot_rdms(shown, _categories(one)),
+                 f"{_measure(one)}; {one.items}s ordered by category, where there is one. Each matrix from its "
+                 "smallest (white) to its largest value. First people, then the best layer.")]
+
+
+def _measure(one: LayersXP) -> str:
+    """What dissimilarities are."""
+    kind, noise = one.xp.get("encoding.rdm"), one.xp.get("encoding.noise")
+    if kind != "crossnobis":
+        return "1 − Spearman's correlation" if kind == "spearman" else "1 − Pearson's correlation"
+    return (f"People: crossnobis distance ({f'noise: {noise}' if noise else 'not divided by noise'}); layers: 1 − "
+            "Pearson's correlation")
 
 
 def _components(one: LayersXP) -> list[Part]:
@@ -138,12 +152,15 @@ def comparison(xps: Sequence[LayersXP], tables: Mapping[str, pd.DataFrame]) -> d
             return rows if rows.empty else rows[(rows["responses"] == key[0]) & (rows["task"] == key[1])]
         label, curves = own[0].metric, of("curves")
         parts = [table("Networks", _plain(of("networks")), "Layer chosen and score read on different data; sem: within-"
-                       "person standard error. Position: of the best layer, 0 the first, 1 the last."),
+                       "person standard error. best_by_median: the layer with the largest median over voxels; "
+                       "most_chosen: the best of most voxels; median_position: of each voxel's own best layer, 0 the "
+                       "first, 1 the last. Empty where no layer predicts anything."),
                  Part("Bars", plots.plot_networks(of("networks"))), Part("Layers", plots.plot_curves(curves, label))]
         if len(of("pairs")):
-            parts.append(table("Differences", _plain(of("pairs")), "p: two-sided; over people by bootstrap, else over "
-                               "iterations (RSA: splits) by permutation, which says nothing of other people. "
-                               "p_one_sided: as in the paper, in the direction that was found."))
+            parts.append(table("Differences", _plain(of("pairs")), "p: two-sided; over people by the signed-rank test, "
+                               "else over iterations (RSA: splits) by permutation, which says nothing of other people. "
+                               "p_one_sided: as in the paper (bootstrap of the worse one), in the direction that was "
+                               "found."))
         known = curves[(curves["network"] != BASELINE) & curves["dimensionality"].notna()]
         if len(known) > 1:
             parts += [Part("Dimensionality", plots.plot_dimensionality(known, label)),

@@ -1,7 +1,9 @@
 """What a section of a report is made of."""
 import html
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -9,6 +11,10 @@ from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     import mne
+
+
+#: pixels of the widest figure
+MAX_WIDTH = 850
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,10 @@ def note(title: str, text: str) -> Part:
 
 
 def table_html(table: pd.DataFrame, header: bool = True) -> str:
-    """A table as HTML; its values are escaped."""
-    return table.to_html(index=False, header=header, border=0, justify="left", na_rep="–",
-                         classes="table table-sm table-hover w-auto")
+    """A table as HTML, which scrolls where it is wider than the page; its values are escaped."""
+    found = table.to_html(index=False, header=header, border=0, justify="left", na_rep="–",
+                          classes="table table-sm table-hover w-auto")
+    return f'<div style="overflow-x: auto">{found}</div>'
 
 
 def table(title: str, rows: pd.DataFrame, caption: str = "") -> Part:
@@ -55,8 +62,12 @@ def new_report(title: str) -> "mne.Report":
 def fill(report: "mne.Report", section: str, parts: Sequence[Part]) -> None:
     """Adds parts to a section of a report."""
     tag = section.lower().replace(" ", "-")
-    for part in parts:
-        if isinstance(part.content, Figure):
-            report.add_figure(part.content, part.title, caption=part.caption or None, section=section, tags=(tag,))
-        else:
-            report.add_html(part.content, part.title, section=section, tags=(tag,))
+    with tempfile.TemporaryDirectory() as folder:
+        # a PNG of ours: MNE's own shears figures whose size in pixels is no whole number
+        file = Path(folder) / "figure.png"
+        for part in parts:
+            if isinstance(part.content, Figure):
+                part.content.savefig(file, dpi=min(part.content.dpi, MAX_WIDTH / part.content.get_figwidth()))
+                report.add_image(file, part.title, caption=part.caption or None, section=section, tags=(tag,))
+            else:
+                report.add_html(part.content, part.title, section=section, tags=(tag,))

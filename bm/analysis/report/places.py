@@ -119,9 +119,10 @@ def _flat(one: LayersXP, channels: pd.DataFrame) -> list[Part]:
             if names[0] == "layout_x" and len(np.unique(layout.round(5), axis=0)) >= 4:
                 return _heads(one, layout, there)
             scores, positions, _ = surface.by_channel(one)
-            layers = np.isfinite(positions).all()  # a network of one layer has only scores
-            values, label = (positions, BEST) if layers else (scores, one.metric)
-            return [Part("Where", plots.plot_positions(layout, values.mean(1)[there], label, names),
+            known = np.isfinite(positions)  # a network of one layer has only scores
+            mean = np.where(known, positions, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+            values, label = (mean, BEST) if known.any() else (scores.mean(1), one.metric)
+            return [Part("Where", plots.plot_positions(layout, values[there], label, names),
                          "Flat places of voxels or sensors, all people (and hemispheres) together.")]
     return []
 
@@ -139,7 +140,9 @@ def _heads(one: LayersXP, layout: np.ndarray, there: np.ndarray) -> list[Part]:
     titles = [""] if latencies is None else [f"{latencies[k]:g} s" + " (best)" * (k == best) for k in shown]
     span = (min(float(scores.min()), 0.0), max(float(scores.max()), 1e-3))
     lost = "" if whole.all() else f" {(~whole).sum()} more have no finite score, and are left out."
-    caption = f"{len(layout)} sensors; where people have a sensor at the same place, their mean.{lost}"
+    unknown = "" if np.isfinite(positions).all() else (
+        " Sensors where no layer is above 0 have no best layer, and no dot in its maps.")
+    caption = f"{len(layout)} sensors; where people have a sensor at the same place, their mean.{lost}{unknown}"
     maps = [("Sensors: scores", scores, one.metric, span), ("Sensors: best layer", positions, BEST, (0.0, 1.0))]
     return [Part(title, plot_topomaps(values[:, shown].T, layout, titles, label, min(len(shown), 3), limits=limits),
                  caption)

@@ -47,7 +47,8 @@ def _identification(xp: StoredXP) -> list[Part]:
     how = ("the test segments of decoding, each from its own window" if xp.get("trf.candidates") == "segments"
            else "pieces of the test stimuli")
     return [table("Identified segments", pd.DataFrame(rows), f"{test['n']} reconstructions, each among "
-                  f"{test['n_candidates']} candidates: {how}; by the mean over features of the correlation.")]
+                  f"{test['n_candidates']} candidates: {how}; by the features' summed correlation over "
+                  "the root of how many vary in the candidate.")]
 
 
 def _patterns(xp: StoredXP, scores: pd.DataFrame) -> Part:

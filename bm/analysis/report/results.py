@@ -12,7 +12,10 @@ from bm.metrics.stats import MIN_SUBJECTS, bootstrap_interval
 from bm.solvers.decode import DecodeSolver
 
 _LABELS = {"mrr": "mean reciprocal rank", "median_rank": "median rank", "wer": "word error among the best segments",
-           "wer_vocab": "word error among the best words", "soft_wer": "1 − probability of the word"}
+           "wer_vocab": "word error among the best words", "soft_wer": "1 − probability of the word",
+           "independent_r": "r of each voxel's layer, chosen on other splits",
+           "independent_r2": "R² of each voxel's layer, chosen on other splits",
+           "position": "median position of the best layer, 0 first, 1 last"}
 #: percentiles of the rank at which examples are taken
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
 
@@ -24,7 +27,7 @@ def _is_fraction(name: str) -> bool:
 def _show(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return percent(value) if _is_fraction(name) else f"{value:.4g}"
+    return "–" if value != value else percent(value) if _is_fraction(name) else f"{value:.4g}"
 
 
 def _chance(name: str, test: dict[str, Any]) -> float | None:
@@ -40,6 +43,8 @@ def _chance(name: str, test: dict[str, Any]) -> float | None:
 def metric_rows(test: dict[str, Any], ideal: dict[str, float]) -> pd.DataFrame:
     """One row per metric: value, interval, chance, and the ideal observer where it was asked. Counts are no metrics."""
     rows = []
+    if "similarity" in test:  # RSA's interval and p have no name in front
+        test = {f"similarity_{name}" if name in ("low", "high", "p") else name: value for name, value in test.items()}
     for name, value in test.items():
         kind = name.rpartition("_")[2]
         if not isinstance(value, float) or name == "duration" or kind in ("low", "high", "chance", "p"):
@@ -53,11 +58,26 @@ def metric_rows(test: dict[str, Any], ideal: dict[str, float]) -> pd.DataFrame:
             row["95 % interval"] = f"[{_show(name, test[f'{name}_low'])}, {_show(name, test[f'{name}_high'])}]"
         if f"{name}_chance_low" in test:
             row["chance"] += f" [{_show(name, test[f'{name}_chance_low'])}, {_show(name, test[f'{name}_chance_high'])}]"
+        if f"{name}_p" in test:
             row["p"] = f"{test[f'{name}_p']:.3g}"
         if ideal:
             row["ideal observer"] = _show(name, ideal.get(name))
         rows.append(row)
     return pd.DataFrame(rows).fillna("–")
+
+
+def _of_task(xp: StoredXP) -> str:
+    """What intervals and p of tasks without candidates are."""
+    task, test = xp.get("task.type"), xp.test or {}
+    if task == "rsa":
+        said = "Similarity: median over splits, mean over people, with the layer chosen on other sounds. "
+        if "ceiling_low" in test:
+            said += f"Noise ceiling: {test['ceiling_low']:.4g} to {test['ceiling_high']:.4g}. Interval: over people. "
+        return said + ("p: of the best of all layers on all sounds, under 1,000 relabellings of them. " * ("p" in test))
+    if "r_low" in test:
+        return (f"Intervals of r and ccnorm: bootstrap, {xp.get('test.n_boot')} draws of test stimuli (other stimuli, "
+                "the same units). ")
+    return ""
 
 
 def metrics(xp: StoredXP) -> list[Part]:
@@ -72,7 +92,8 @@ def metrics(xp: StoredXP) -> list[Part]:
         caption += f" ({test['description']}). " if test.get("description") else ". "
     if test.get("n_nan"):
         caption += f"{test['n_nan']} estimates were not finite and count as failures. "
-    if any(name.endswith("_low") for name in test):
+    caption += _of_task(xp)
+    if any(name.endswith("_low") for name in set(test) - {"r_low", "ccnorm_low", "ceiling_low"}):
         caption += (f"Intervals: bootstrap, {xp.get('test.n_boot')} draws of subjects (of subjects and of blocks of "
                     f"stimulus where there are fewer than {MIN_SUBJECTS} subjects). ")
     if any(name.endswith("_chance_low") for name in test):

@@ -40,3 +40,13 @@ def test_verdicts(xp, tmp_path):
     (part,) = controls(xp)
     assert "A CONTROL SURVIVES: before training (top-1), before training (top-10)" in part.content
     assert part.content.count("ABOVE CHANCE") == 1
+
+
+@pytest.mark.parametrize(("task", "trf", "asked"), [
+    ("decode", {}, True), ("linear_encode", {}, True), ("ridge", {}, False), ("rsa", {}, False), ("encode", {}, False),
+    ("trf", {"direction": "forward", "candidates": "pieces"}, False),
+    ("trf", {"direction": "backward", "candidates": "segments"}, True)])
+def test_controls_are_offered_where_they_can_be_had(xp, task, trf, asked):
+    xp.folder.mkdir(parents=True)
+    (xp.folder / "config.json").write_text(json.dumps({"task": {"type": task}, "trf": trf}))
+    assert bool(controls(xp)) == asked

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bm.analysis.plots.sensors import plot_topomaps
 from bm.analysis.report.places import places
 
 
@@ -39,3 +40,11 @@ def test_a_sensor_without_a_score(tmp_path: Path, lost, said):
     assert [part.title for part in parts] == (["Sensors"] if lost == 27 else ["Sensors: scores", "Sensors: best layer"])
     for part in parts:
         assert re.search(said, f"{part.content} {part.caption}")
+
+
+def test_sensors_without_a_value_are_left_out_of_a_map():
+    layout, values = np.random.default_rng(0).random((12, 2)), np.ones((2, 12))
+    values[0, :5], values[1, :9] = np.nan, np.nan
+    first, second = plot_topomaps(values, layout, ["one", "two"], "r", 2, limits=(0, 1)).axes[:2]
+    assert 7 in [len(dots.get_offsets()) for dots in first.collections] and first.images
+    assert second.get_title() == "two\n3 values" and not second.images

@@ -150,6 +150,32 @@ def test_the_config_is_the_stored_one(xp, folder):
     assert "lr: 0.125" in config(xp)[1].content and "an_old_key: &lt;was&gt; here" in config(xp)[1].content
 
 
+@pytest.mark.parametrize(("changes", "expected", "absent"), [
+    ({"task": {"type": "ridge"}, "encoding": {"model": "openai/net", "permuted": True, "items": "word"}},
+     ["openai/net", "permuted", "words", "2: a, b"], ["simpleconv", "MelSpectrum"]),
+    ({"task": {"type": "rsa"}, "encoding": {"model": "openai/net"}}, ["trained", "sounds"], ["simpleconv"]),
+    ({"task": {"type": "trf"}, "trf": {"direction": "forward", "tmin": -0.1, "tmax": 0.4}},
+     ["forward", "-100 to 400 ms", "MelSpectrum"], ["simpleconv"]),
+    ({"task": {"type": "encode"}, "model_name": "encoder", "encoder": {"name": "gru_attention"}},
+     ["gru_attention", "MelSpectrum"], ["simpleconv"])])
+def test_overview_says_what_the_task_uses(xp, folder, plain, changes, expected, absent):
+    write(folder, config=plain | changes, result={"test": {"dimensionality": {"a": 1.0, "b": 2.0}}})
+    said = text_of(overview(StoredXP(folder, xp.root)))
+    assert all(word in said for word in expected) and not any(word in said for word in absent), said
+
+
+def test_intervals_and_p_of_tasks_without_candidates(xp, folder, plain):
+    similar = {"similarity": 0.4817, "p": 0.001, "position": float("nan"), "ceiling_low": 0.5, "ceiling_high": 0.6,
+               "low": 0.41, "high": 0.52}
+    write(folder, config=plain | {"task": {"type": "rsa"}}, result={"test": similar})
+    said = text_of(metrics(StoredXP(folder, xp.root)))
+    assert "similarity 0.4817 [0.41, 0.52] – 0.001" in said and "ceiling: 0.5 to 0.6" in said and "nan" not in said
+    assert "draws of subjects" not in said
+    write(folder, config=plain | {"task": {"type": "trf"}}, result={"test": {"r": 0.1, "r_low": 0.0, "r_high": 0.2}})
+    said = text_of(metrics(StoredXP(folder, xp.root)))
+    assert "r 0.1 [0, 0.2]" in said and "100 draws of test stimuli" in said and "draws of subjects" not in said
+
+
 def test_metrics_are_those_of_the_result(xp, folder):
     test = json.loads((folder / "result.json").read_text())["test"]
     said = text_of(metrics(xp))
