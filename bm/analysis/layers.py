@@ -18,6 +18,7 @@ import pandas as pd
 from bm.analysis.grids import xp_folders
 from bm.analysis.xp import StoredXP
 from bm.metrics.layers import BestLayer, best_layer, by_subject
+from bm.solvers.regions import CONCATENATED, WHOLE
 
 BASELINE = "spectrotemporal"
 WEIGHTS = ("trained", "permuted", "untrained")
@@ -28,10 +29,6 @@ SETTINGS = ("compat", "n_train", "n_splits", "tmin", "tmax", "latencies", "items
 RSA_SETTINGS = ("rdm", "comparison", "noise", "standardise")
 #: keys of `dset` that say nothing of responses to words
 NO_MATTER = ("features", "features_params", "selections")
-#: in tables of RSA: all of a person's voxels, and all layers side by side (`bm.solvers.rsa`)
-WHOLE, CONCATENATED = "all", "all layers"
-#: beside matrices of words: which pairs count
-COUNTED = "pairs that count"
 #: the end of a network's name that says with which random numbers it was trained, as in Kell2018wordSeed2
 SEED = re.compile(r"[_\W]?seed[_\W]?(\d+)$", re.IGNORECASE)
 

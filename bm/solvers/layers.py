@@ -91,14 +91,12 @@ def one_recording(recording: Recording, sounds: list[str], windows: Sequence[Spa
                          zip(events["start"], events["duration"], strict=True)])
     place = {name: i for i, name in enumerate(sounds)}
     n_times = int(counts.iloc[0])
-    heard = np.zeros((len(sounds), n_times), bool)
     at, again = names.map(place).to_numpy(), again.to_numpy(int)
-    heard[at[(again >= 0) & (again < n_times)], again[(again >= 0) & (again < n_times)]] = True
-    if not heard.all():
+    if missing := {(i, k) for i in range(len(sounds)) for k in range(n_times)} - set(zip(at, again, strict=True)):
         raise ValueError(f"{recording.name}: the column repetition has {sorted(set(again.tolist()))[:6]} for "
-                         f"{sounds[int(np.flatnonzero(~heard.all(1))[0])]} and others, each heard {n_times} times: "
-                         f"expected 0 to {n_times - 1} once per sound")
-    out = np.full((len(sounds), rows.shape[1], n_times), np.nan)
+                         f"{sounds[min(missing)[0]]} and others, each heard {n_times} times: expected 0 to "
+                         f"{n_times - 1} once per sound")
+    out = np.empty((len(sounds), rows.shape[1], n_times))  # each row and repetition is there once
     out[at, :, again] = rows
     return out
 

@@ -6,8 +6,9 @@ import pandas as pd
 
 from bm.metrics.rdm import effective_dimensionality
 
-#: instead of a region: all of a person's voxels
-WHOLE = "all"
+#: names in the files of RSA: for a region, all of a person's voxels; for a layer, the units of all of them side by side
+#: (`encoding.concatenated`); beside the matrices of words or phonemes, 1 where a pair counts
+WHOLE, CONCATENATED, COUNTED = "all", "all layers", "pairs that count"
 #: voxels of a person that a region has at least: correlations over fewer are coarse, over two they are 1 or −1
 LEAST_VOXELS = 5
 

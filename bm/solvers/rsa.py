@@ -19,14 +19,10 @@ from bm.metrics.rdm import (
 )
 from bm.solvers.base import Metrics
 from bm.solvers.layers import LayerSolver
-from bm.solvers.regions import LEAST_VOXELS, WHOLE, Group, groups_of, scale_of
+from bm.solvers.regions import CONCATENATED, COUNTED, LEAST_VOXELS, WHOLE, Group, groups_of, scale_of
 
 logger = logging.getLogger(__name__)
 
-#: instead of a layer: the units of all of them side by side (`encoding.concatenated`)
-CONCATENATED = "all layers"
-#: beside the matrices of words or phonemes: 1 where a pair counts
-COUNTED = "pairs that count"
 #: of all matrices of words or phonemes together; what is made of them takes about three times as much
 MAX_BYTES = 2e9
 

@@ -14,12 +14,13 @@ from bm.analysis.layer_tables import (
     region_table,
     response_table,
 )
-from bm.analysis.layers import BASELINE, COUNTED, TASKS, LayersXP, groups, open_layers
+from bm.analysis.layers import BASELINE, TASKS, LayersXP, groups, open_layers
 from bm.analysis.plots import layer_details as details
 from bm.analysis.plots import layers as plots
 from bm.analysis.report.parts import Part, note, table
 from bm.analysis.report.places import places, places_together
 from bm.analysis.xp import StoredXP
+from bm.solvers.regions import COUNTED
 
 #: panels of a figure of components or of matrices
 MOST = 6
